@@ -1,0 +1,11 @@
+/* The platform's own memory, for callers that bring no allocator. */
+#ifndef DRLLM_PLATFORM_MEMORY_H
+#define DRLLM_PLATFORM_MEMORY_H
+
+#include <stddef.h>
+
+/* `size` bytes aligned to `alignment` (a power of two), not cleared; NULL when there are none. size 0 gives NULL. */
+void *drllm_memory_allocate(size_t size, size_t alignment);
+void drllm_memory_release(void *memory);
+
+#endif

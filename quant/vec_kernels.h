@@ -1,0 +1,14 @@
+/* The tables of vector functions, one a backend, for their own files and the dispatch. */
+#ifndef DRLLM_QUANT_VEC_KERNELS_H
+#define DRLLM_QUANT_VEC_KERNELS_H
+
+#include "quant/vec.h"
+
+extern const struct drllm_vec_ops drllm_vec_ref;
+#if defined(__x86_64__)
+extern const struct drllm_vec_ops drllm_vec_avx2;
+#elif defined(__aarch64__)
+extern const struct drllm_vec_ops drllm_vec_neon;
+#endif
+
+#endif
