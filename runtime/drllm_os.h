@@ -1,0 +1,33 @@
+/* drllm on an operating system: models from files, the machine's cores. */
+#ifndef DRLLM_OS_H
+#define DRLLM_OS_H
+
+#include "runtime/drllm.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Map a GGUF file read-only and open it. Besides the errors of drllm_model_open_memory: IO. A file that is truncated while
+ * it is mapped ends the process (SIGBUS), as with any mapping. */
+int drllm_model_open_path(const char *path, const struct drllm_model_params *params, struct drllm_model **model,
+                          struct drllm_error *error);
+
+/* The same for the `size` bytes (0: all that follow) at `offset` of a descriptor of a plain file, such as an uncompressed
+ * asset of an Android package. The descriptor stays the caller's and may be closed afterwards. */
+int drllm_model_open_fd(int descriptor, uint64_t offset, uint64_t size, const struct drllm_model_params *params,
+                        struct drllm_model **model, struct drllm_error *error);
+
+/* Threads that a session takes by default: one per free fast core. */
+unsigned drllm_default_threads(void);
+
+/* The CPU feature bits (platform/cpu.h) of this machine. */
+uint64_t drllm_cpu_features(void);
+/* Parse "all", "none", "avx2,f16c", a level such as "x86-avx2"; ARGUMENT names the unknown word. */
+int drllm_cpu_mask_parse(const char *text, uint64_t *mask, struct drllm_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

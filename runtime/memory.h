@@ -1,0 +1,20 @@
+/* Allocation through the caller's hooks. */
+#ifndef DRLLM_RUNTIME_MEMORY_H
+#define DRLLM_RUNTIME_MEMORY_H
+
+#include "runtime/drllm.h"
+
+enum { DRLLM_ALIGNMENT = 64 };
+
+/* count * size bytes, 64-byte aligned, not cleared; NULL on overflow, for none, and when memory is out. */
+void *drllm_allocate(const struct drllm_allocator *allocator, size_t count, size_t size);
+/* The same, cleared. */
+void *drllm_allocate_zeroed(const struct drllm_allocator *allocator, size_t count, size_t size);
+/* NULL is allowed; count and size as they were allocated. */
+void drllm_release(const struct drllm_allocator *allocator, void *memory, size_t count, size_t size);
+
+/* *product = a * b; false on overflow. */
+bool drllm_multiply(size_t a, size_t b, size_t *product);
+bool drllm_add_sizes(size_t a, size_t b, size_t *sum);
+
+#endif

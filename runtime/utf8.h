@@ -1,0 +1,14 @@
+/* Whole characters out of a stream of bytes. */
+#ifndef DRLLM_RUNTIME_UTF8_H
+#define DRLLM_RUNTIME_UTF8_H
+
+#include <stddef.h>
+
+/* Bytes of text[0..size) up to which it can be shown: all but a trailing sequence that is the valid beginning of a longer
+ * character. Invalid bytes elsewhere count as shown. */
+size_t drllm_utf8_complete(const char *text, size_t size);
+
+/* Copy with every invalid sequence replaced by U+FFFD; returns the size written, which is at most 3 * size. */
+size_t drllm_utf8_sanitise(const char *text, size_t size, char *out);
+
+#endif
