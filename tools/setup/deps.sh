@@ -1,0 +1,298 @@
+#!/usr/bin/env bash
+# Fetch, check and build the third-party libraries, statically, into a cache outside the source tree.
+#
+# usage: deps.sh [--print] [--no-xnnpack] [TRIPLE]
+#   TRIPLE        the machine to build for, e.g. aarch64-linux-gnu (default: this one)
+#   --print       only print the folder where the libraries are, or will be
+#   --no-xnnpack  leave XNNPACK out
+#
+# The last line on stdout is that folder: include/*.h, lib/*.a, licenses/, versions.txt, and .complete once all is there.
+# Environment: DRLLM_CACHE (default ${XDG_CACHE_HOME:-$HOME/.cache}/drllm), DEPS_CC and DEPS_CXX (default TRIPLE-gcc, g++),
+# DEPS_JOBS (default: all cores).
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/common.sh"
+
+# --- what is built ---------------------------------------------------------------------------------------------------------
+# Name, version, tarball's sha256 (Debian's .orig.tar, fetched by apt), and upstream's repository and commit, which are used
+# where apt has no such tarball. Versions in one block are alternatives, tried from the top.
+sources() {
+    cat <<'END'
+xnnpack     0.0~git20241108.4ea82e5 90bde2caef0f880f627bab0dc805a86c4b8070cd98e3243db3046ab3f3be1a99 https://github.com/google/XNNPACK 4ea82e595b36106653175dcb04b2aa532660d0d8
+pthreadpool 0.0~git20240616.560c60d 4cc3cbd933b28131d2a34edc54f76af9fb41bc490af5eae1a5bd3cd07ea90708 https://github.com/Maratyszcza/pthreadpool 560c60d342a76076f0557a3946924c6478470044
+cpuinfo     0.0~git20250327.39ea79a 2a10028948f7f0663c56cc34405484391ee3d7ccdf09fe51d73897937b99d9d4 https://github.com/pytorch/cpuinfo 39ea79a3c132f4e678695c579ea9353d2bd29968
+cpuinfo     0.0~git20250905.877328f 557ca404a3836b9f335a3a06b65ff9fe9dbaaefab7fb5c0185f53d9f33615a10 https://github.com/pytorch/cpuinfo 877328f188a3c7d1fa855871a278eb48d530c4c0
+fxdiv       0.0~git20200417.b408327 7953482badaf4cb34026c3487c257b8e4ab2df061c019bd6fabbbc12ad52c44b https://github.com/Maratyszcza/FXdiv b408327ac2a15ec3e43352421954f5b1967701d1
+utf8proc    2.8.0                   a0a60a79fe6f6d54e7d411facbfcc867a6e198608f2cd992490e46f04b1bcecc https://github.com/JuliaStrings/utf8proc 1cb28a66ca79a0845e99433fd1056257456cef8b
+cjson       1.7.18                  3aa806844a03442c00769b83e99970be70fbef03735ff898f4811dd03b9f5ee5 https://github.com/DaveGamble/cJSON acc76239bee01d8e9c858ae2cab296704e52d916
+cmocka      1.1.7                   810570eb0b8d64804331f82b29ff47c790ce9cd6b163e98d47a4807047ecad82 https://gitlab.com/cmocka/cmocka refs/tags/cmocka-1.1.7
+END
+}
+
+# A tag can be moved, so what is compiled of a library that is fetched by tag is pinned too.
+file_pins='35c84a603149b4099f3e071e35ec0beacf39054aa0b44ef6d45e7c029e076355  src/cmocka.c
+af7504d9fd3212ec2bcd9c0d4558649277236f668ef14481ac31f5edc9ea735f  include/cmocka.h
+89c5f73030e6f88a0a58e82e676c173071e00a678ebc60df9e7b4b136b95f266  include/cmocka_private.h'
+
+# Debian's suites that have these versions. The last one moves on, and may one day have none of them.
+suites='bookworm trixie forky'
+
+cflags='-O2 -DNDEBUG -fPIC -ffunction-sections -fdata-sections'
+# KleidiAI would be downloaded by CMake; the others need newer compilers than Debian 12's or serve no product that we use.
+xnnpack_options='-DXNNPACK_ENABLE_KLEIDIAI=OFF -DXNNPACK_ENABLE_ARM_SME=OFF -DXNNPACK_ENABLE_ARM_SME2=OFF
+    -DXNNPACK_ENABLE_ARM_BF16=OFF -DXNNPACK_ENABLE_ARM_FP16_SCALAR=OFF -DXNNPACK_ENABLE_ARM_FP16_VECTOR=OFF'
+
+# --- arguments, and the key of this build in the cache ---------------------------------------------------------------------
+print=0 xnnpack=1 triple=
+for arg; do
+    case $arg in
+        --print) print=1 ;;
+        --no-xnnpack) xnnpack=0 ;;
+        -*) die "unknown option $arg" ;;
+        *) triple=$arg ;;
+    esac
+done
+cc=${DEPS_CC:-${triple:+$triple-}gcc}
+cxx=${DEPS_CXX:-${triple:+$triple-}g++}
+target=$(target_of "$cc" "$triple")
+revision=1 # raise it when the build below changes in a way that the rest of the key does not show
+key=$({ sources; echo "$cflags $xnnpack_options $revision"; "$cc" -v 2>&1 | tail -1; } 2>/dev/null | sha256sum | cut -c1-12)
+name=$target-$key
+[ $xnnpack = 1 ] || name=$name-no-xnnpack
+prefix=$cache/deps/$name
+if [ $print = 1 ] || [ -e "$prefix/.complete" ]; then
+    echo "$prefix"
+    exit 0
+fi
+
+"$here/packages.sh" --check build ${triple:+cross}
+mkdir -p "$cache/deps" "$cache/downloads" "$cache/build"
+exec 9>"$cache/deps/.$name.lock"
+flock -n 9 || { note "waiting for another build of the libraries"; flock 9; }
+if [ -e "$prefix/.complete" ]; then
+    echo "$prefix"
+    exit 0
+fi
+
+# --- sources ---------------------------------------------------------------------------------------------------------------
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/drllm-deps.XXXXXX")
+trap 'rm -rf "$scratch"' EXIT
+trap 'exit 130' INT TERM
+
+# The URI of Debian's archive that this machine uses, from either form of apt's source lists.
+mirror() {
+    cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
+        awk '/^[ \t]*deb(-src)?[ \t]/ { sub(/\[[^]]*\]/, ""); print $2 }
+             /^URIs:/ { for (i = 2; i <= NF; i++) print $i }' |
+        grep -E '^(https?|file|ftp|mirror\+[a-z]+|tor\+https?|copy)://?.*/debian/?$' | head -n 1
+}
+
+# A state of our own for apt: it keeps the machine's way to the network (proxy, credentials, certificates) and its keys, and
+# touches none of its files.
+apt_ready=
+apt_state() {
+    [ -z "$apt_ready" ] || { [ "$apt_ready" = yes ]; return; }
+    apt_ready=no
+    command -v apt-get >/dev/null && command -v apt-config >/dev/null || return 1
+    local uri keyring='' signed='' file suite
+    uri=$(mirror) || true
+    uri=${uri:-http://deb.debian.org/debian}
+    for file in /usr/share/keyrings/debian-archive-keyring.gpg /usr/share/keyrings/debian-archive-keyring.pgp; do
+        [ -e "$file" ] && keyring=$file && break
+    done
+    [ -z "$keyring" ] || signed="[signed-by=$keyring] "
+    local apt=$scratch/apt
+    mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/tar"
+    chmod 755 "$scratch" "$apt"
+    [ "$(id -u)" != 0 ] || chown _apt "$apt/tar" 2>/dev/null || true # apt downloads as that user
+    for suite in $suites; do echo "deb-src $signed$uri $suite main"; done >"$apt/sources.list"
+    {
+        apt-config dump 2>/dev/null | grep '^Acquire::.*"..*";$' || true
+        cat <<END
+Dir::Etc::main "/dev/null";
+Dir::Etc::parts "/dev/null";
+Dir::Etc::sourcelist "$apt/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::State "$apt";
+Dir::State::lists "$apt/lists";
+Dir::State::status "/dev/null";
+Dir::Cache "$apt/cache";
+Dir::Log "$apt";
+Acquire::Retries "3";
+Acquire::Languages "none";
+END
+    } >"$apt/apt.conf"
+    note "reading Debian's source lists from $uri"
+    # A suite that is gone is no error here: what counts is whether the tarball can be had.
+    APT_CONFIG=$apt/apt.conf apt-get update -q >"$apt/log" 2>&1 || true
+    apt_ready=yes
+}
+
+# fetch_apt NAME VERSION FILE: the tarball by apt, whichever of Debian's revisions of the version it offers.
+fetch_apt() {
+    apt_state || return 1
+    local revision apt=$scratch/apt
+    for revision in $(APT_CONFIG=$apt/apt.conf apt-cache showsrc --only-source "$1" 2>/dev/null |
+        awk '$1 == "Version:" { print $2 }' | sort -u); do
+        [ "${revision%-*}" = "$2" ] || continue
+        (cd "$apt/tar" && APT_CONFIG=$apt/apt.conf apt-get source -q --download-only --tar-only "$1=$revision") \
+            >>"$apt/log" 2>&1 || continue
+        mv "$apt/tar/$1_$2.orig.tar."?z "$3" && return 0
+    done
+    return 1
+}
+
+# fetch_git URL COMMIT FOLDER: a commit is its own checksum.
+fetch_git() {
+    command -v git >/dev/null || return 1
+    rm -rf "$3"
+    mkdir -p "$3"
+    git -C "$3" init -q && git -C "$3" fetch -q --depth 1 "$1" "$2" && git -C "$3" checkout -q FETCH_HEAD || return 1
+    case $2 in
+        refs/*) (cd "$3" && echo "$file_pins" | sha256sum --quiet -c) || die "$1 $2 is not what was pinned" ;;
+        *) [ "$(git -C "$3" rev-parse HEAD)" = "$2" ] || return 1 ;;
+    esac
+    rm -rf "$3/.git"
+}
+
+# unpack FILE FOLDER: some tarballs have one folder at the top, some do not.
+unpack() {
+    rm -rf "$2" "$2.tmp"
+    mkdir -p "$2.tmp"
+    tar -xf "$1" -C "$2.tmp"
+    local top=("$2.tmp"/*)
+    if [ ${#top[@]} = 1 ] && [ -d "${top[0]}" ]; then
+        mv "${top[0]}" "$2"
+        rmdir "$2.tmp"
+    else
+        mv "$2.tmp" "$2"
+    fi
+}
+
+# get NAME: sources to $work/src/NAME. A tarball that is here already goes before one that has to be fetched.
+get() {
+    local name version sha url commit file fetch folder=$work/src/$1
+    [ ! -e "$folder" ] || return 0
+    for fetch in no yes; do
+        while read -r name version sha url commit; do
+            file=$cache/downloads/${name}_$version.orig.tar
+            if ! { [ -e "$file" ] && echo "$sha  $file" | sha256sum --status -c; }; then
+                rm -f "$file"
+                if [ $fetch = no ] || ! fetch_apt "$name" "$version" "$scratch/new"; then continue; fi
+                echo "$sha  $scratch/new" | sha256sum --status -c ||
+                    die "the tarball of $name $version that apt fetched is not the one that was pinned (sha256): refused"
+                mv "$scratch/new" "$file.$$" && mv "$file.$$" "$file"
+            fi
+            note "source of $name $version: checked"
+            echo "$name $version" >"$work/src/$1.version"
+            unpack "$file" "$folder"
+            return 0
+        done < <(sources | grep "^$1 ")
+    done
+    while read -r name version sha url commit; do
+        note "apt has no source of $name $version; fetching $url"
+        if fetch_git "$url" "$commit" "$folder.tmp"; then
+            echo "$name $version (git $commit)" >"$work/src/$1.version"
+            mv "$folder.tmp" "$folder"
+            return 0
+        fi
+    done < <(sources | grep "^$1 ")
+    [ ! -e "$scratch/apt/log" ] || tail -n 8 "$scratch/apt/log" >&2
+    die "cannot fetch the source of $1, neither from Debian's archive nor from $url"
+}
+
+work=$cache/build/$name # kept until all is done, so that an interrupted build goes on where it was
+mkdir -p "$work/src"
+for source in xnnpack pthreadpool cpuinfo fxdiv utf8proc cjson cmocka; do get $source; done
+
+# --- build -----------------------------------------------------------------------------------------------------------------
+log=$work/log
+: >"$log"
+jobs=${DEPS_JOBS:-$(getconf _NPROCESSORS_ONLN)}
+failed() {
+    tail -n 40 "$log" >&2
+    die "building the libraries failed; the whole log is $log"
+}
+run() { "$@" >>"$log" 2>&1 || failed; }
+
+system=
+if [ -n "$triple" ]; then
+    system="-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=${target%%-*}"
+fi
+# shellcheck disable=SC2086 # the option lists are to be split
+run cmake -G Ninja -S "$work/src/xnnpack" -B "$work/cmake" $system $xnnpack_options \
+    -DCMAKE_C_COMPILER="$cc" -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_ASM_COMPILER="$cc" \
+    -DCMAKE_BUILD_TYPE=Release -DCMAKE_POSITION_INDEPENDENT_CODE=ON \
+    -DCMAKE_C_FLAGS="-ffunction-sections -fdata-sections" -DCMAKE_CXX_FLAGS="-ffunction-sections -fdata-sections" \
+    -DCMAKE_C_FLAGS_RELEASE="-O2 -DNDEBUG" -DCMAKE_CXX_FLAGS_RELEASE="-O2 -DNDEBUG" \
+    -DCPUINFO_SOURCE_DIR="$work/src/cpuinfo" -DFXDIV_SOURCE_DIR="$work/src/fxdiv" \
+    -DPTHREADPOOL_SOURCE_DIR="$work/src/pthreadpool" \
+    -DXNNPACK_LIBRARY_TYPE=static -DCPUINFO_LIBRARY_TYPE=static -DPTHREADPOOL_LIBRARY_TYPE=static \
+    -DXNNPACK_BUILD_TESTS=OFF -DXNNPACK_BUILD_BENCHMARKS=OFF -DXNNPACK_BUILD_ALL_MICROKERNELS=OFF \
+    -DCPUINFO_BUILD_PKG_CONFIG=OFF
+
+targets='pthreadpool cpuinfo'
+if [ $xnnpack = 1 ]; then
+    targets="$targets XNNPACK"
+    note "building XNNPACK, pthreadpool and cpuinfo for $target, once: about $((240 / jobs + 20)) s on $jobs cores"
+fi
+progress() { # ninja's [n/m], on one line of a terminal, or every tenth of the way
+    local line n m tenth last=-1
+    while IFS= read -r line; do
+        printf '%s\n' "$line" >>"$log"
+        [[ $line =~ ^\[([0-9]+)/([0-9]+)\] ]] || continue
+        n=${BASH_REMATCH[1]} m=${BASH_REMATCH[2]}
+        tenth=$((n * 10 / m))
+        if [ -t 2 ]; then
+            printf '\r[%d/%d] ' "$n" "$m" >&2
+        elif [ $tenth != $last ]; then
+            note "[$n/$m]"
+        fi
+        last=$tenth
+    done
+    if [ -t 2 ] && [ $last -ge 0 ]; then echo >&2; fi
+}
+# shellcheck disable=SC2086
+NINJA_STATUS='[%f/%t] ' ninja -C "$work/cmake" -j "$jobs" $targets 2>&1 | progress || failed
+
+out=$work/prefix
+rm -rf "$out"
+mkdir -p "$out/include" "$out/lib" "$out/licenses" "$work/obj"
+archive() { # archive NAME: the objects that were compiled for it
+    rm -f "$out/lib/lib$1.a"
+    run "${cc%gcc}ar" rcsD "$out/lib/lib$1.a" "$work/obj/$1.o"
+}
+[[ $cc == *gcc ]] || archive() { run ar rcsD "$out/lib/lib$1.a" "$work/obj/$1.o"; }
+# shellcheck disable=SC2086
+compile() { run "$cc" $cflags -c -o "$work/obj/$1.o" "${@:2}"; archive "$1"; }
+compile utf8proc -DUTF8PROC_STATIC "$work/src/utf8proc/utf8proc.c"
+compile cjson "$work/src/cjson/cJSON.c"
+compile cmocka -I "$work/src/cmocka/include" -D_GNU_SOURCE -DHAVE_INTTYPES_H -DHAVE_MALLOC_H -DHAVE_SIGNAL_H \
+    -DHAVE_STRINGS_H -DHAVE_STRSIGNAL -DHAVE_CLOCK_GETTIME -DHAVE_CLOCK_REALTIME -DHAVE_STRUCT_TIMESPEC \
+    -DHAVE_GCC_THREAD_LOCAL_STORAGE "$work/src/cmocka/src/cmocka.c"
+
+copy() { run cp "$@"; }
+copy "$work/cmake/pthreadpool/libpthreadpool.a" "$work/cmake/cpuinfo/libcpuinfo.a" "$out/lib/"
+copy "$work/src/pthreadpool/include/pthreadpool.h" "$work/src/cpuinfo/include/cpuinfo.h" \
+    "$work/src/utf8proc/utf8proc.h" "$work/src/cjson/cJSON.h" "$work/src/cmocka/include/cmocka.h" "$out/include/"
+if [ $xnnpack = 1 ]; then
+    copy "$work/cmake/libXNNPACK.a" "$work/cmake/libmicrokernels-prod.a" "$out/lib/"
+    copy "$work/src/xnnpack/include/xnnpack.h" "$out/include/"
+    symbols=$("${cc%gcc}nm" -g --defined-only "$out/lib/libXNNPACK.a" 2>/dev/null) || symbols=$(nm -g "$out/lib/libXNNPACK.a")
+    for function in xnn_create_fully_connected_nc_qd8_f32_qc8w xnn_create_fully_connected_nc_qd8_f32_qb4w \
+        xnn_create_convert_nc_f32_qd8; do
+        grep -q " T $function\$" <<<"$symbols" || die "this build of XNNPACK has no $function"
+    done
+fi
+for source in xnnpack pthreadpool cpuinfo fxdiv utf8proc cjson cmocka; do
+    for file in LICENSE LICENSE.md COPYING; do
+        [ ! -e "$work/src/$source/$file" ] || copy "$work/src/$source/$file" "$out/licenses/$source"
+    done
+    cat "$work/src/$source.version"
+done >"$out/versions.txt"
+touch "$out/.complete"
+rm -rf "$prefix"
+mv "$out" "$prefix"
+rm -rf "$work"
+note "the libraries are in $prefix"
+echo "$prefix"
