@@ -1,0 +1,361 @@
+/* The vector functions for AVX2 and F16C. See vec_ref.c for the values, which these match bit for bit. */
+#if defined(__x86_64__)
+
+#include "platform/cpu.h"
+#include "quant/vec_kernels.h"
+
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { LANES = 8, MAX_ROWS = 6, MAX_VECTORS = 8 };
+
+INLINE __m256 load_f16(const uint16_t *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+/* All ones in the first n lanes (n <= 8): what maskload and maskstore take. */
+INLINE __m256i lane_mask(size_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+INLINE float fold(__m256 lanes) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+/* The largest lane; none is NaN. */
+INLINE float fold_max(__m256 lanes) {
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+/* drllm_expf in every lane. min and max keep their second operand when the first is NaN, as the reference's ?: does. */
+INLINE __m256 exp8(__m256 x) {
+    const __m256 low = _mm256_set1_ps(-87.3f);
+    const __m256 shift = _mm256_set1_ps(0x1.8p23f);
+    const __m256 safe = _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(88.3f)), low);
+    const __m256 shifted = _mm256_add_ps(_mm256_mul_ps(safe, _mm256_set1_ps(0x1.715476p0f)), shift);
+    const __m256 k = _mm256_sub_ps(shifted, shift);
+    __m256 r = _mm256_sub_ps(safe, _mm256_mul_ps(k, _mm256_set1_ps(0x1.62ep-1f)));
+    r = _mm256_sub_ps(r, _mm256_mul_ps(k, _mm256_set1_ps(0x1.0bfbe8p-15f)));
+    __m256 p = _mm256_set1_ps(1.9875691500e-4f);
+    p = _mm256_add_ps(_mm256_mul_ps(p, r), _mm256_set1_ps(1.3981999507e-3f));
+    p = _mm256_add_ps(_mm256_mul_ps(p, r), _mm256_set1_ps(8.3334519073e-3f));
+    p = _mm256_add_ps(_mm256_mul_ps(p, r), _mm256_set1_ps(4.1665795894e-2f));
+    p = _mm256_add_ps(_mm256_mul_ps(p, r), _mm256_set1_ps(1.6666665459e-1f));
+    p = _mm256_add_ps(_mm256_mul_ps(p, r), _mm256_set1_ps(5.0000001201e-1f));
+    p = _mm256_add_ps(_mm256_mul_ps(p, _mm256_mul_ps(r, r)), r);
+    p = _mm256_add_ps(p, _mm256_set1_ps(1.0f));
+    const __m256i exponent = _mm256_add_epi32(_mm256_castps_si256(shifted), _mm256_set1_epi32(127));
+    const __m256 power = _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+    return _mm256_and_ps(_mm256_mul_ps(p, power), _mm256_cmp_ps(x, low, _CMP_GT_OQ));
+}
+
+static void rms_norm(float *y, const float *x, const float *weight, size_t n, float eps) {
+    const size_t whole = n - n % LANES;
+    const __m256i tail = lane_mask(n % LANES);
+    __m256 sum = _mm256_setzero_ps();
+    for (size_t i = 0; i < whole; i += LANES) {
+        const __m256 value = _mm256_loadu_ps(x + i);
+        sum = _mm256_add_ps(sum, _mm256_mul_ps(value, value));
+    }
+    if (whole < n) { /* the lanes past the end add +0, which changes no sum of squares */
+        const __m256 value = _mm256_maskload_ps(x + whole, tail);
+        sum = _mm256_add_ps(sum, _mm256_mul_ps(value, value));
+    }
+    const __m256 scale = _mm256_set1_ps(1.0f / sqrtf(fold(sum) / (float)n + eps));
+    for (size_t i = 0; i < whole; i += LANES) {
+        const __m256 value = _mm256_mul_ps(_mm256_loadu_ps(x + i), scale);
+        _mm256_storeu_ps(y + i, _mm256_mul_ps(value, _mm256_loadu_ps(weight + i)));
+    }
+    if (whole < n) {
+        const __m256 value = _mm256_mul_ps(_mm256_maskload_ps(x + whole, tail), scale);
+        _mm256_maskstore_ps(y + whole, tail, _mm256_mul_ps(value, _mm256_maskload_ps(weight + whole, tail)));
+    }
+}
+
+static void add(float *y, const float *x, size_t n) {
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        _mm256_storeu_ps(y + i, _mm256_add_ps(_mm256_loadu_ps(y + i), _mm256_loadu_ps(x + i)));
+    }
+    for (; i < n; i++) {
+        y[i] += x[i];
+    }
+}
+
+INLINE __m256 silu8(__m256 y) {
+    const __m256 e = exp8(_mm256_xor_ps(y, _mm256_set1_ps(-0.0f)));
+    return _mm256_div_ps(y, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
+}
+
+static void silu_mul(float *y, const float *up, size_t n) {
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        _mm256_storeu_ps(y + i, _mm256_mul_ps(silu8(_mm256_loadu_ps(y + i)), _mm256_loadu_ps(up + i)));
+    }
+    if (i < n) {
+        const __m256i tail = lane_mask(n - i);
+        const __m256 value = silu8(_mm256_maskload_ps(y + i, tail));
+        _mm256_maskstore_ps(y + i, tail, _mm256_mul_ps(value, _mm256_maskload_ps(up + i, tail)));
+    }
+}
+
+/* (a, b) and (c, s) of four pairs: a*c - b*s, b*c + a*s. */
+INLINE __m256 rotate(__m256 x, __m256 cos_sin) {
+    const __m256 swapped = _mm256_permute_ps(x, 0xb1);
+    return _mm256_addsub_ps(_mm256_mul_ps(x, _mm256_moveldup_ps(cos_sin)),
+                            _mm256_mul_ps(swapped, _mm256_movehdup_ps(cos_sin)));
+}
+
+static void rope(float *x, const float *cos_sin, size_t n_pairs) {
+    const size_t n = 2 * n_pairs;
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        _mm256_storeu_ps(x + i, rotate(_mm256_loadu_ps(x + i), _mm256_loadu_ps(cos_sin + i)));
+    }
+    if (i < n) {
+        const __m256i tail = lane_mask(n - i);
+        const __m256 rotated = rotate(_mm256_maskload_ps(x + i, tail), _mm256_maskload_ps(cos_sin + i, tail));
+        _mm256_maskstore_ps(x + i, tail, rotated);
+    }
+}
+
+static void to_f16(uint16_t *y, const float *x, size_t n) {
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT);
+        _mm_storeu_si128((__m128i *)(void *)(y + i), half);
+    }
+    if (i < n) {
+        const __m128i half = _mm256_cvtps_ph(_mm256_maskload_ps(x + i, lane_mask(n - i)), _MM_FROUND_TO_NEAREST_INT);
+        memcpy(y + i, &half, (n - i) * sizeof y[0]);
+    }
+}
+
+/* Adding 1.5 * 2^23 rounds to nearest even; the low byte of the bits is then the two's complement integer. */
+INLINE __m256i rounded_byte(const float *x, __m256 inverse) {
+    const __m256 shifted = _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(x), inverse), _mm256_set1_ps(0x1.8p23f));
+    return _mm256_and_si256(_mm256_castps_si256(shifted), _mm256_set1_epi32(0xff));
+}
+
+INLINE __m256i quantize32(const float *x, __m256 inverse) {
+    const __m256i low = _mm256_packus_epi32(rounded_byte(x, inverse), rounded_byte(x + 8, inverse));
+    const __m256i high = _mm256_packus_epi32(rounded_byte(x + 16, inverse), rounded_byte(x + 24, inverse));
+    /* The packs work within halves of a vector. */
+    return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+INLINE int32_t sum_lanes(__m256i lanes) {
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
+}
+
+/* Three passes over the groups, because one group's chain of maximum, division and rounding is longer than what the
+ * processor looks ahead. Between them scale holds the maximum, then ssum its inverse. */
+static void quantize_q8(const float *x, size_t n, size_t group, int8_t *q, float *scale, int32_t *sum, float *ssum) {
+    const size_t n_groups = n / group;
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    for (size_t g = 0; g < n_groups; g++) {
+        __m256 lanes = _mm256_setzero_ps();
+        for (size_t i = 0; i < group; i += LANES) { /* max_ps(NaN, old) is old, as in the reference */
+            lanes = _mm256_max_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(x + g * group + i)), lanes);
+        }
+        scale[g] = fold_max(lanes);
+    }
+    for (size_t g = 0; g < n_groups; g += LANES) {
+        const __m256i mask = lane_mask(n_groups - g < LANES ? n_groups - g : LANES);
+        const __m256 max = _mm256_maskload_ps(scale + g, mask);
+        const __m256 usable = _mm256_cmp_ps(max, _mm256_set1_ps(1e-30f), _CMP_GT_OQ);
+        const __m256 c127 = _mm256_set1_ps(127.0f);
+        _mm256_maskstore_ps(scale + g, mask, _mm256_and_ps(_mm256_div_ps(max, c127), usable));
+        _mm256_maskstore_ps(ssum + g, mask, _mm256_and_ps(_mm256_div_ps(c127, max), usable));
+    }
+    for (size_t g = 0; g < n_groups; g++) {
+        const __m256 inverse = _mm256_set1_ps(ssum[g]);
+        __m256i totals = _mm256_setzero_si256();
+        for (size_t i = g * group; i < (g + 1) * group; i += 32) {
+            const __m256i bytes = quantize32(x + i, inverse);
+            _mm256_storeu_si256((__m256i *)(void *)(q + i), bytes);
+            const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+            totals = _mm256_add_epi32(totals, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        }
+        sum[g] = sum_lanes(totals);
+        ssum[g] = scale[g] * (float)sum[g];
+    }
+}
+
+/* n_rows x n_blocks vectors of scores. */
+INLINE void tile_scores(const float *q, size_t ldq, size_t n_rows, const uint16_t *k, size_t block_stride,
+                        size_t n_blocks, size_t head_dim, float *s, size_t lds) {
+    __m256 acc[MAX_ROWS][MAX_VECTORS];
+    for (size_t r = 0; r < n_rows; r++) {
+        for (size_t b = 0; b < n_blocks; b++) {
+            acc[r][b] = _mm256_setzero_ps();
+        }
+    }
+    for (size_t d = 0; d < head_dim; d++) {
+        __m256 keys[MAX_VECTORS];
+        for (size_t b = 0; b < n_blocks; b++) {
+            keys[b] = load_f16(k + b * block_stride + d * LANES);
+        }
+        for (size_t r = 0; r < n_rows; r++) {
+            const __m256 value = _mm256_set1_ps(q[r * ldq + d]);
+            for (size_t b = 0; b < n_blocks; b++) {
+                acc[r][b] = _mm256_add_ps(acc[r][b], _mm256_mul_ps(value, keys[b]));
+            }
+        }
+    }
+    for (size_t r = 0; r < n_rows; r++) {
+        for (size_t b = 0; b < n_blocks; b++) {
+            _mm256_storeu_ps(s + r * lds + b * LANES, acc[r][b]);
+        }
+    }
+}
+
+/* Scores of n_rows rows, `width` blocks at a time. */
+INLINE void rows_scores(const float *q, size_t ldq, size_t n_rows, size_t width, const uint16_t *k, size_t block_stride,
+                        size_t n_blocks, size_t head_dim, float *s, size_t lds) {
+    size_t b = 0;
+    for (; b + width <= n_blocks; b += width) {
+        tile_scores(q, ldq, n_rows, k + b * block_stride, block_stride, width, head_dim, s + b * LANES, lds);
+    }
+    for (; b < n_blocks; b++) {
+        tile_scores(q, ldq, n_rows, k + b * block_stride, block_stride, 1, head_dim, s + b * LANES, lds);
+    }
+}
+
+/* The widths keep six or more sums side by side, which hides the latency of an addition, in 16 registers. */
+static void attention_scores(const float *q, size_t ldq, size_t n_rows, const uint16_t *k, size_t block_stride,
+                             size_t n_blocks, size_t head_dim, float *s, size_t lds) {
+    for (; n_rows >= 6; n_rows -= 6, q += 6 * ldq, s += 6 * lds) {
+        rows_scores(q, ldq, 6, 2, k, block_stride, n_blocks, head_dim, s, lds);
+    }
+    switch (n_rows) {
+    case 5:
+        rows_scores(q, ldq, 5, 2, k, block_stride, n_blocks, head_dim, s, lds);
+        break;
+    case 4:
+        rows_scores(q, ldq, 4, 2, k, block_stride, n_blocks, head_dim, s, lds);
+        break;
+    case 3:
+        rows_scores(q, ldq, 3, 3, k, block_stride, n_blocks, head_dim, s, lds);
+        break;
+    case 2:
+        rows_scores(q, ldq, 2, 4, k, block_stride, n_blocks, head_dim, s, lds);
+        break;
+    case 1:
+        rows_scores(q, ldq, 1, 8, k, block_stride, n_blocks, head_dim, s, lds);
+        break;
+    default:
+        break;
+    }
+}
+
+static float softmax_exp(float *s, size_t n, float scale) {
+    const __m256 factor = _mm256_set1_ps(scale);
+    __m256 lanes = _mm256_set1_ps(-INFINITY);
+    for (size_t i = 0; i < n; i += LANES) {
+        const __m256 value = _mm256_mul_ps(_mm256_loadu_ps(s + i), factor);
+        _mm256_storeu_ps(s + i, value);
+        lanes = _mm256_max_ps(value, lanes);
+    }
+    const __m256 max = _mm256_set1_ps(fold_max(lanes));
+    __m256 sum = _mm256_setzero_ps();
+    for (size_t i = 0; i < n; i += LANES) {
+        const __m256 value = exp8(_mm256_sub_ps(_mm256_loadu_ps(s + i), max));
+        _mm256_storeu_ps(s + i, value);
+        sum = _mm256_add_ps(sum, value);
+    }
+    return fold(sum);
+}
+
+/* n_rows x n_vectors vectors of outputs. */
+INLINE void tile_values(const float *p, size_t ldp, size_t n_rows, const uint16_t *v, size_t v_stride, size_t n_keys,
+                        size_t n_vectors, const float *inverse, float *o, size_t ldo) {
+    __m256 acc[MAX_ROWS][MAX_VECTORS];
+    for (size_t r = 0; r < n_rows; r++) {
+        for (size_t i = 0; i < n_vectors; i++) {
+            acc[r][i] = _mm256_setzero_ps();
+        }
+    }
+    for (size_t j = 0; j < n_keys; j++) {
+        __m256 values[MAX_VECTORS];
+        for (size_t i = 0; i < n_vectors; i++) {
+            values[i] = load_f16(v + j * v_stride + i * LANES);
+        }
+        for (size_t r = 0; r < n_rows; r++) {
+            const __m256 weight = _mm256_set1_ps(p[r * ldp + j]);
+            for (size_t i = 0; i < n_vectors; i++) {
+                acc[r][i] = _mm256_add_ps(acc[r][i], _mm256_mul_ps(weight, values[i]));
+            }
+        }
+    }
+    for (size_t r = 0; r < n_rows; r++) {
+        for (size_t i = 0; i < n_vectors; i++) {
+            _mm256_storeu_ps(o + r * ldo + i * LANES, _mm256_mul_ps(acc[r][i], _mm256_set1_ps(inverse[r])));
+        }
+    }
+}
+
+/* Outputs of n_rows rows, `width` vectors at a time. */
+INLINE void rows_values(const float *p, size_t ldp, size_t n_rows, size_t width, const uint16_t *v, size_t v_stride,
+                        size_t n_keys, size_t head_dim, const float *inverse, float *o, size_t ldo) {
+    size_t d = 0;
+    for (; d + width * LANES <= head_dim; d += width * LANES) {
+        tile_values(p, ldp, n_rows, v + d, v_stride, n_keys, width, inverse, o + d, ldo);
+    }
+    for (; d < head_dim; d += LANES) {
+        tile_values(p, ldp, n_rows, v + d, v_stride, n_keys, 1, inverse, o + d, ldo);
+    }
+}
+
+static void attention_values(const float *p, size_t ldp, size_t n_rows, const uint16_t *v, size_t v_stride,
+                             size_t n_keys, size_t head_dim, const float *inverse, float *o, size_t ldo) {
+    for (; n_rows >= 6; n_rows -= 6, p += 6 * ldp, inverse += 6, o += 6 * ldo) {
+        rows_values(p, ldp, 6, 2, v, v_stride, n_keys, head_dim, inverse, o, ldo);
+    }
+    switch (n_rows) {
+    case 5:
+        rows_values(p, ldp, 5, 2, v, v_stride, n_keys, head_dim, inverse, o, ldo);
+        break;
+    case 4:
+        rows_values(p, ldp, 4, 2, v, v_stride, n_keys, head_dim, inverse, o, ldo);
+        break;
+    case 3:
+        rows_values(p, ldp, 3, 2, v, v_stride, n_keys, head_dim, inverse, o, ldo);
+        break;
+    case 2:
+        rows_values(p, ldp, 2, 4, v, v_stride, n_keys, head_dim, inverse, o, ldo);
+        break;
+    case 1:
+        rows_values(p, ldp, 1, 8, v, v_stride, n_keys, head_dim, inverse, o, ldo);
+        break;
+    default:
+        break;
+    }
+}
+
+const struct drllm_vec_ops drllm_vec_avx2 = {
+    .backend = "avx2",
+    .cpu_features = DRLLM_CPU_AVX2 | DRLLM_CPU_F16C,
+    .rms_norm = rms_norm,
+    .add = add,
+    .silu_mul = silu_mul,
+    .rope = rope,
+    .to_f16 = to_f16,
+    .quantize_q8 = quantize_q8,
+    .attention_scores = attention_scores,
+    .softmax_exp = softmax_exp,
+    .attention_values = attention_values,
+};
+
+#else
+typedef int drllm_vec_avx2_unused;
+#endif
