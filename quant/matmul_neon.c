@@ -1,0 +1,351 @@
+/* Products for every ARMv8-A processor. Integer sums run in int16 as long as they cannot overflow, then in int32. */
+#if defined(__aarch64__)
+#include "quant/matmul_kernels.h"
+
+#include <arm_neon.h>
+
+/* Tile sizes reach the helpers as constants, so that their loops unroll and the arrays live in registers. */
+#define INLINE static inline __attribute__((always_inline))
+/* For the loops that clang finds too large to unroll by itself. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
+
+enum { R = DRLLM_PANEL_ROWS, STEP_BYTES = 4 * R, HALF_BYTES = STEP_BYTES / 2, TILE_PANELS = 2, TILE_TOKENS = 4 };
+
+INLINE bool is_int4(enum drllm_format format) {
+    return format == DRLLM_FORMAT_Q4_0 || format == DRLLM_FORMAT_Q4_1;
+}
+
+/* Bytes of scales and minima before a group's weights. */
+INLINE size_t header_bytes(enum drllm_format format) {
+    return format == DRLLM_FORMAT_Q8C ? 0 : format == DRLLM_FORMAT_Q4_1 ? 4 * R : 2 * R;
+}
+
+INLINE size_t group_bytes(enum drllm_format format) {
+    return header_bytes(format) + (is_int4(format) ? R * DRLLM_GROUP / 2 : R * DRLLM_GROUP);
+}
+
+/* Packed fields need not be aligned for their type. */
+INLINE void load_f16x8(const uint8_t *p, float32x4_t out[2]) {
+    const float16x8_t halves = vreinterpretq_f16_u8(vld1q_u8(p));
+    out[0] = vcvt_f32_f16(vget_low_f16(halves));
+    out[1] = vcvt_high_f32_f16(halves);
+}
+
+/* Products of 4 rows by 4 columns, two rows a register. */
+INLINE void start_products(int16x8_t sum[2], int8x16_t w, int8x16_t x) {
+    sum[0] = vmull_s8(vget_low_s8(w), vget_low_s8(x));
+    sum[1] = vmull_high_s8(w, x);
+}
+
+INLINE void add_products(int16x8_t sum[2], int8x16_t w, int8x16_t x) {
+    sum[0] = vmlal_s8(sum[0], vget_low_s8(w), vget_low_s8(x));
+    sum[1] = vmlal_high_s8(sum[1], w, x);
+}
+
+/* Eight activations: four repeated for four rows, then the next four. */
+INLINE void load_activations(const int8_t *x, int8x16_t out[2]) {
+    const int32x2_t eight = vreinterpret_s32_s8(vld1_s8(x));
+    out[0] = vreinterpretq_s8_s32(vdupq_lane_s32(eight, 0));
+    out[1] = vreinterpretq_s8_s32(vdupq_lane_s32(eight, 1));
+}
+
+/* One group's integer sums: n_tokens by 8 rows. A lane adds 8 products, its neighbour 8 more: 16 * 15 * 128 < 2^15. */
+INLINE void dots_int4(const uint8_t *q, const int8_t *const x[TILE_TOKENS], size_t n_tokens,
+                      int32x4_t dot[TILE_TOKENS][2]) {
+    int16x8_t sum[TILE_TOKENS][2][2];
+    UNROLL
+    for (size_t pair = 0; pair < 4; pair++) {
+        int8x16_t first[2];
+        int8x16_t second[2];
+        for (size_t half = 0; half < 2; half++) {
+            const uint8x16_t both = vld1q_u8(q + pair * STEP_BYTES + half * HALF_BYTES);
+            first[half] = vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15)));
+            second[half] = vreinterpretq_s8_u8(vshrq_n_u8(both, 4));
+        }
+        UNROLL
+        for (size_t t = 0; t < n_tokens; t++) {
+            int8x16_t values[2];
+            load_activations(x[t] + pair * 8, values);
+            UNROLL
+            for (size_t half = 0; half < 2; half++) {
+                if (pair == 0) {
+                    start_products(sum[t][half], first[half], values[0]);
+                } else {
+                    add_products(sum[t][half], first[half], values[0]);
+                }
+                add_products(sum[t][half], second[half], values[1]);
+            }
+        }
+    }
+    for (size_t t = 0; t < n_tokens; t++) {
+        for (size_t half = 0; half < 2; half++) {
+            dot[t][half] = vpaddlq_s16(vpaddq_s16(sum[t][half][0], sum[t][half][1]));
+        }
+    }
+}
+
+/* The same for int8 weights. A lane adds 2 products: activations are at least -127, so that 2 * 128 * 127 < 2^15 holds
+ * for every weight. */
+INLINE void dots_int8(const uint8_t *q, const int8_t *const x[TILE_TOKENS], size_t n_tokens,
+                      int32x4_t dot[TILE_TOKENS][2]) {
+    int32x4_t sum[TILE_TOKENS][2][2];
+    UNROLL
+    for (size_t pair = 0; pair < 4; pair++) {
+        int8x16_t first[2];
+        int8x16_t second[2];
+        for (size_t half = 0; half < 2; half++) {
+            const uint8_t *in = q + 2 * pair * STEP_BYTES + half * HALF_BYTES;
+            first[half] = vreinterpretq_s8_u8(vld1q_u8(in));
+            second[half] = vreinterpretq_s8_u8(vld1q_u8(in + STEP_BYTES));
+        }
+        UNROLL
+        for (size_t t = 0; t < n_tokens; t++) {
+            int8x16_t values[2];
+            load_activations(x[t] + pair * 8, values);
+            UNROLL
+            for (size_t half = 0; half < 2; half++) {
+                int16x8_t products[2];
+                start_products(products, first[half], values[0]);
+                add_products(products, second[half], values[1]);
+                for (size_t i = 0; i < 2; i++) {
+                    int32x4_t *to = &sum[t][half][i];
+                    *to = pair == 0 ? vpaddlq_s16(products[i]) : vpadalq_s16(*to, products[i]);
+                }
+            }
+        }
+    }
+    for (size_t t = 0; t < n_tokens; t++) {
+        for (size_t half = 0; half < 2; half++) {
+            dot[t][half] = vpaddq_s32(sum[t][half][0], sum[t][half][1]);
+        }
+    }
+}
+
+INLINE void dots(enum drllm_format format, const uint8_t *q, const struct drllm_q8_row *x, size_t column,
+                 size_t n_tokens, int32x4_t dot[TILE_TOKENS][2]) {
+    const int8_t *in[TILE_TOKENS];
+    for (size_t t = 0; t < n_tokens; t++) {
+        in[t] = x[t].q + column;
+    }
+    if (is_int4(format)) {
+        dots_int4(q, in, n_tokens, dot);
+    } else {
+        dots_int8(q, in, n_tokens, dot);
+    }
+}
+
+/* q4_0, q4_1, q8_0 */
+INLINE void tile_grouped(enum drllm_format format, const uint8_t *panels, size_t panel_bytes, size_t n_panels,
+                         size_t n_groups, const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
+    float32x4_t acc[TILE_PANELS][TILE_TOKENS][2];
+    for (size_t p = 0; p < n_panels; p++) {
+        for (size_t t = 0; t < n_tokens; t++) {
+            acc[p][t][0] = acc[p][t][1] = vdupq_n_f32(0.0f);
+        }
+    }
+    for (size_t g = 0; g < n_groups; g++) {
+        for (size_t p = 0; p < n_panels; p++) {
+            const uint8_t *w = panels + p * panel_bytes + g * group_bytes(format);
+            int32x4_t dot[TILE_TOKENS][2];
+            dots(format, w + header_bytes(format), x, g * DRLLM_GROUP, n_tokens, dot);
+            float32x4_t d[2];
+            load_f16x8(w, d);
+            for (size_t t = 0; t < n_tokens; t++) {
+                for (size_t half = 0; half < 2; half++) {
+                    if (format == DRLLM_FORMAT_Q4_0) { /* stored nibbles are 8 more than the weights */
+                        dot[t][half] = vsubq_s32(dot[t][half], vdupq_n_s32(8 * x[t].sum[g]));
+                    }
+                    const float32x4_t scale = vmulq_n_f32(d[half], x[t].scale[g]);
+                    acc[p][t][half] = vaddq_f32(acc[p][t][half], vmulq_f32(vcvtq_f32_s32(dot[t][half]), scale));
+                }
+            }
+            if (format == DRLLM_FORMAT_Q4_1) {
+                float32x4_t m[2];
+                load_f16x8(w + 2 * R, m);
+                for (size_t t = 0; t < n_tokens; t++) {
+                    for (size_t half = 0; half < 2; half++) {
+                        acc[p][t][half] = vaddq_f32(acc[p][t][half], vmulq_n_f32(m[half], x[t].ssum[g]));
+                    }
+                }
+            }
+        }
+    }
+    for (size_t p = 0; p < n_panels; p++) {
+        for (size_t t = 0; t < n_tokens; t++) {
+            vst1q_f32(y + t * ldy + p * R, acc[p][t][0]);
+            vst1q_f32(y + t * ldy + p * R + 4, acc[p][t][1]);
+        }
+    }
+}
+
+/* q8c: one integer sum over the whole row */
+INLINE void tile_row(const uint8_t *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
+                     const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
+    const size_t bytes = group_bytes(DRLLM_FORMAT_Q8C);
+    int32x4_t acc[TILE_PANELS][TILE_TOKENS][2];
+    for (size_t p = 0; p < n_panels; p++) {
+        for (size_t t = 0; t < n_tokens; t++) {
+            acc[p][t][0] = acc[p][t][1] = vdupq_n_s32(0);
+        }
+    }
+    for (size_t g = 0; g < n_groups; g++) {
+        for (size_t p = 0; p < n_panels; p++) {
+            int32x4_t dot[TILE_TOKENS][2];
+            dots(DRLLM_FORMAT_Q8C, panels + p * panel_bytes + g * bytes, x, g * DRLLM_GROUP, n_tokens, dot);
+            for (size_t t = 0; t < n_tokens; t++) {
+                acc[p][t][0] = vaddq_s32(acc[p][t][0], dot[t][0]);
+                acc[p][t][1] = vaddq_s32(acc[p][t][1], dot[t][1]);
+            }
+        }
+    }
+    for (size_t p = 0; p < n_panels; p++) {
+        const uint8_t *scales = panels + p * panel_bytes + n_groups * bytes;
+        for (size_t half = 0; half < 2; half++) {
+            const float32x4_t d = vreinterpretq_f32_u8(vld1q_u8(scales + half * 16));
+            for (size_t t = 0; t < n_tokens; t++) {
+                const float32x4_t scale = vmulq_n_f32(d, x[t].scale[0]);
+                vst1q_f32(y + t * ldy + p * R + half * 4, vmulq_f32(vcvtq_f32_s32(acc[p][t][half]), scale));
+            }
+        }
+    }
+}
+
+INLINE void tile_q8(enum drllm_format format, const uint8_t *panels, size_t panel_bytes, size_t n_panels,
+                    size_t n_groups, const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
+    if (format == DRLLM_FORMAT_Q8C) {
+        tile_row(panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
+    } else {
+        tile_grouped(format, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
+    }
+}
+
+INLINE void matmul_q8(enum drllm_format format, const void *panels, size_t panel_bytes, size_t n_panels,
+                      size_t n_groups, const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
+    const size_t tile_tokens = is_int4(format) ? TILE_TOKENS : 3; /* four of int8 would not fit the registers */
+    const uint8_t *w = panels;
+    if (n_tokens == 1) { /* two panels keep enough sums in flight */
+        for (; n_panels >= 2; n_panels -= 2, w += 2 * panel_bytes, y += 2 * R) {
+            tile_q8(format, w, panel_bytes, 2, n_groups, x, 1, y, ldy);
+        }
+    }
+    for (size_t p = 0; p < n_panels; p++, w += panel_bytes, y += R) {
+        size_t t = 0;
+        for (; t + tile_tokens <= n_tokens; t += tile_tokens) {
+            tile_q8(format, w, panel_bytes, 1, n_groups, x + t, tile_tokens, y + t * ldy, ldy);
+        }
+        if (n_tokens - t >= 2) {
+            tile_q8(format, w, panel_bytes, 1, n_groups, x + t, 2, y + t * ldy, ldy);
+            t += 2;
+        }
+        if (n_tokens - t == 1) {
+            tile_q8(format, w, panel_bytes, 1, n_groups, x + t, 1, y + t * ldy, ldy);
+        }
+    }
+}
+
+/* One column's weights of the 8 rows. */
+INLINE void load_column(enum drllm_format format, const uint8_t *p, float32x4_t w[2]) {
+    if (format == DRLLM_FORMAT_F16) {
+        load_f16x8(p, w);
+    } else if (format == DRLLM_FORMAT_BF16) {
+        const uint16x8_t halves = vreinterpretq_u16_u8(vld1q_u8(p));
+        w[0] = vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(halves), 16));
+        w[1] = vreinterpretq_f32_u32(vshll_high_n_u16(halves, 16));
+    } else {
+        w[0] = vreinterpretq_f32_u8(vld1q_u8(p));
+        w[1] = vreinterpretq_f32_u8(vld1q_u8(p + 16));
+    }
+}
+
+INLINE void tile_float(enum drllm_format format, const uint8_t *panels, size_t panel_bytes, size_t n_panels,
+                       size_t cols, const float *x, size_t ldx, size_t n_tokens, float *y, size_t ldy) {
+    const size_t column_bytes = format == DRLLM_FORMAT_F32 ? 4 * R : 2 * R;
+    float32x4_t acc[TILE_PANELS][TILE_TOKENS][2];
+    for (size_t p = 0; p < n_panels; p++) {
+        for (size_t t = 0; t < n_tokens; t++) {
+            acc[p][t][0] = acc[p][t][1] = vdupq_n_f32(0.0f);
+        }
+    }
+    for (size_t c = 0; c < cols; c++) {
+        for (size_t p = 0; p < n_panels; p++) {
+            float32x4_t w[2];
+            load_column(format, panels + p * panel_bytes + c * column_bytes, w);
+            for (size_t t = 0; t < n_tokens; t++) {
+                acc[p][t][0] = vaddq_f32(acc[p][t][0], vmulq_n_f32(w[0], x[t * ldx + c]));
+                acc[p][t][1] = vaddq_f32(acc[p][t][1], vmulq_n_f32(w[1], x[t * ldx + c]));
+            }
+        }
+    }
+    for (size_t p = 0; p < n_panels; p++) {
+        for (size_t t = 0; t < n_tokens; t++) {
+            vst1q_f32(y + t * ldy + p * R, acc[p][t][0]);
+            vst1q_f32(y + t * ldy + p * R + 4, acc[p][t][1]);
+        }
+    }
+}
+
+INLINE void matmul_float(enum drllm_format format, const void *panels, size_t panel_bytes, size_t n_panels, size_t cols,
+                         const float *x, size_t ldx, size_t n_tokens, float *y, size_t ldy) {
+    const uint8_t *w = panels;
+    if (n_tokens == 1) {
+        for (; n_panels >= 2; n_panels -= 2, w += 2 * panel_bytes, y += 2 * R) {
+            tile_float(format, w, panel_bytes, 2, cols, x, ldx, 1, y, ldy);
+        }
+    }
+    for (size_t p = 0; p < n_panels; p++, w += panel_bytes, y += R) {
+        size_t t = 0;
+        for (; t + TILE_TOKENS <= n_tokens; t += TILE_TOKENS) {
+            tile_float(format, w, panel_bytes, 1, cols, x + t * ldx, ldx, TILE_TOKENS, y + t * ldy, ldy);
+        }
+        if (n_tokens - t >= 2) {
+            tile_float(format, w, panel_bytes, 1, cols, x + t * ldx, ldx, 2, y + t * ldy, ldy);
+            t += 2;
+        }
+        if (n_tokens - t == 1) {
+            tile_float(format, w, panel_bytes, 1, cols, x + t * ldx, ldx, 1, y + t * ldy, ldy);
+        }
+    }
+}
+
+void drllm_matmul_q4_0_neon(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
+                            const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
+    matmul_q8(DRLLM_FORMAT_Q4_0, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
+}
+
+void drllm_matmul_q4_1_neon(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
+                            const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
+    matmul_q8(DRLLM_FORMAT_Q4_1, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
+}
+
+void drllm_matmul_q8_0_neon(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
+                            const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
+    matmul_q8(DRLLM_FORMAT_Q8_0, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
+}
+
+void drllm_matmul_q8c_neon(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
+                           const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
+    matmul_q8(DRLLM_FORMAT_Q8C, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
+}
+
+void drllm_matmul_f32_neon(const void *panels, size_t panel_bytes, size_t n_panels, size_t cols, const float *x,
+                           size_t ldx, size_t n_tokens, float *y, size_t ldy) {
+    matmul_float(DRLLM_FORMAT_F32, panels, panel_bytes, n_panels, cols, x, ldx, n_tokens, y, ldy);
+}
+
+void drllm_matmul_f16_neon(const void *panels, size_t panel_bytes, size_t n_panels, size_t cols, const float *x,
+                           size_t ldx, size_t n_tokens, float *y, size_t ldy) {
+    matmul_float(DRLLM_FORMAT_F16, panels, panel_bytes, n_panels, cols, x, ldx, n_tokens, y, ldy);
+}
+
+void drllm_matmul_bf16_neon(const void *panels, size_t panel_bytes, size_t n_panels, size_t cols, const float *x,
+                            size_t ldx, size_t n_tokens, float *y, size_t ldy) {
+    matmul_float(DRLLM_FORMAT_BF16, panels, panel_bytes, n_panels, cols, x, ldx, n_tokens, y, ldy);
+}
+
+#else
+typedef int drllm_matmul_neon_is_empty;
+#endif

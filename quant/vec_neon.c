@@ -1,0 +1,316 @@
+/* The vector functions for every ARMv8-A processor: the values of vec_ref.c, 8 lanes as two registers. */
+#if defined(__aarch64__)
+#include "platform/cpu.h"
+#include "quant/vec_kernels.h"
+
+#include <arm_neon.h>
+#include <math.h>
+
+/* Tile sizes reach the helpers as constants, so that their loops unroll and the arrays live in registers. */
+#define INLINE static inline __attribute__((always_inline))
+
+enum { LANES = 8, TILE_ROWS = 4, TILE_BLOCKS = 4 };
+
+INLINE float fold(float32x4_t low, float32x4_t high) {
+    const float32x4_t four = vaddq_f32(low, high);
+    const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+
+/* max, unlike FMAX, where x is NaN */
+INLINE float32x4_t max_known(float32x4_t x, float32x4_t max) {
+    return vbslq_f32(vcgtq_f32(x, max), x, max);
+}
+
+INLINE void load_f16x8(const uint16_t *p, float32x4_t out[2]) {
+    const float16x8_t halves = vreinterpretq_f16_u16(vld1q_u16(p));
+    out[0] = vcvt_f32_f16(vget_low_f16(halves));
+    out[1] = vcvt_high_f32_f16(halves);
+}
+
+/* a * b + c, rounded twice. */
+INLINE float32x4_t mul_add(float32x4_t a, float32x4_t b, float32x4_t c) {
+    return vaddq_f32(vmulq_f32(a, b), c);
+}
+
+/* drllm_expf */
+INLINE float32x4_t exp4(float32x4_t x) {
+    const float32x4_t low = vdupq_n_f32(-87.3f);
+    const float32x4_t shift = vdupq_n_f32(0x1.8p23f);
+    const float32x4_t safe = vmaxq_f32(vminq_f32(x, vdupq_n_f32(88.3f)), low);
+    const float32x4_t shifted = mul_add(safe, vdupq_n_f32(0x1.715476p0f), shift);
+    const float32x4_t k = vsubq_f32(shifted, shift);
+    float32x4_t r = vsubq_f32(safe, vmulq_n_f32(k, 0x1.62ep-1f));
+    r = vsubq_f32(r, vmulq_n_f32(k, 0x1.0bfbe8p-15f));
+    float32x4_t p = vdupq_n_f32(1.9875691500e-4f);
+    p = mul_add(p, r, vdupq_n_f32(1.3981999507e-3f));
+    p = mul_add(p, r, vdupq_n_f32(8.3334519073e-3f));
+    p = mul_add(p, r, vdupq_n_f32(4.1665795894e-2f));
+    p = mul_add(p, r, vdupq_n_f32(1.6666665459e-1f));
+    p = mul_add(p, r, vdupq_n_f32(5.0000001201e-1f));
+    p = mul_add(p, vmulq_f32(r, r), r);
+    p = vaddq_f32(p, vdupq_n_f32(1.0f));
+    const uint32x4_t exponent = vaddq_u32(vreinterpretq_u32_f32(shifted), vdupq_n_u32(127));
+    const float32x4_t value = vmulq_f32(p, vreinterpretq_f32_u32(vshlq_n_u32(exponent, 23)));
+    /* Below the range and for NaN: 0. */
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(value), vcgtq_f32(x, low)));
+}
+
+static void rms_norm(float *y, const float *x, const float *weight, size_t n, float eps) {
+    float32x4_t low = vdupq_n_f32(0.0f);
+    float32x4_t high = low;
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const float32x4_t a = vld1q_f32(x + i);
+        const float32x4_t b = vld1q_f32(x + i + 4);
+        low = vaddq_f32(low, vmulq_f32(a, a));
+        high = vaddq_f32(high, vmulq_f32(b, b));
+    }
+    if (i < n) {
+        float lane[LANES];
+        vst1q_f32(lane, low);
+        vst1q_f32(lane + 4, high);
+        for (; i < n; i++) {
+            lane[i % LANES] += x[i] * x[i];
+        }
+        low = vld1q_f32(lane);
+        high = vld1q_f32(lane + 4);
+    }
+    const float scale = 1.0f / sqrtf(fold(low, high) / (float)n + eps);
+    for (i = 0; i + 4 <= n; i += 4) {
+        vst1q_f32(y + i, vmulq_f32(vmulq_n_f32(vld1q_f32(x + i), scale), vld1q_f32(weight + i)));
+    }
+    for (; i < n; i++) {
+        y[i] = x[i] * scale * weight[i];
+    }
+}
+
+static void add(float *y, const float *x, size_t n) {
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        vst1q_f32(y + i, vaddq_f32(vld1q_f32(y + i), vld1q_f32(x + i)));
+    }
+    for (; i < n; i++) {
+        y[i] += x[i];
+    }
+}
+
+static void silu_mul(float *y, const float *up, size_t n) {
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        const float32x4_t value = vld1q_f32(y + i);
+        const float32x4_t divisor = vaddq_f32(vdupq_n_f32(1.0f), exp4(vnegq_f32(value)));
+        vst1q_f32(y + i, vmulq_f32(vdivq_f32(value, divisor), vld1q_f32(up + i)));
+    }
+    for (; i < n; i++) {
+        y[i] = y[i] / (1.0f + drllm_expf(-y[i])) * up[i];
+    }
+}
+
+static void rope(float *x, const float *cos_sin, size_t n_pairs) {
+    size_t i = 0;
+    for (; i + 4 <= n_pairs; i += 4) {
+        const float32x4x2_t in = vld2q_f32(x + 2 * i);
+        const float32x4x2_t turn = vld2q_f32(cos_sin + 2 * i);
+        float32x4x2_t out;
+        out.val[0] = vsubq_f32(vmulq_f32(in.val[0], turn.val[0]), vmulq_f32(in.val[1], turn.val[1]));
+        out.val[1] = vaddq_f32(vmulq_f32(in.val[1], turn.val[0]), vmulq_f32(in.val[0], turn.val[1]));
+        vst2q_f32(x + 2 * i, out);
+    }
+    for (; i < n_pairs; i++) {
+        const float a = x[2 * i];
+        const float b = x[2 * i + 1];
+        const float c = cos_sin[2 * i];
+        const float s = cos_sin[2 * i + 1];
+        x[2 * i] = a * c - b * s;
+        x[2 * i + 1] = b * c + a * s;
+    }
+}
+
+static void to_f16(uint16_t *y, const float *x, size_t n) {
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        vst1_u16(y + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
+    }
+    for (; i < n; i++) {
+        vst1_lane_u16(y + i, vreinterpret_u16_f16(vcvt_f16_f32(vdupq_n_f32(x[i]))), 0);
+    }
+}
+
+/* Four quantised values in the low bytes: the addition rounds to nearest even. */
+INLINE uint16x4_t quantize4(const float *x, float inverse) {
+    const float32x4_t shifted = vaddq_f32(vmulq_n_f32(vld1q_f32(x), inverse), vdupq_n_f32(0x1.8p23f));
+    return vmovn_u32(vreinterpretq_u32_f32(shifted));
+}
+
+static void quantize_q8(const float *x, size_t n, size_t group, int8_t *q, float *scale, int32_t *sum, float *ssum) {
+    for (size_t g = 0; g < n / group; g++, x += group, q += group) {
+        float32x4_t maxima[2] = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
+        for (size_t i = 0; i < group; i += 8) {
+            maxima[0] = max_known(vabsq_f32(vld1q_f32(x + i)), maxima[0]);
+            maxima[1] = max_known(vabsq_f32(vld1q_f32(x + i + 4)), maxima[1]);
+        }
+        const float max = vmaxvq_f32(vmaxq_f32(maxima[0], maxima[1]));
+        const float inverse = max > 1e-30f ? 127.0f / max : 0.0f;
+        int32x4_t totals = vdupq_n_s32(0);
+        for (size_t i = 0; i < group; i += 16) {
+            const uint16x8_t low = vcombine_u16(quantize4(x + i, inverse), quantize4(x + i + 4, inverse));
+            const uint16x8_t high = vcombine_u16(quantize4(x + i + 8, inverse), quantize4(x + i + 12, inverse));
+            const int8x16_t values = vreinterpretq_s8_u8(vcombine_u8(vmovn_u16(low), vmovn_u16(high)));
+            vst1q_s8(q + i, values);
+            totals = vpadalq_s16(totals, vpaddlq_s8(values));
+        }
+        scale[g] = max > 1e-30f ? max / 127.0f : 0.0f;
+        sum[g] = vaddvq_s32(totals);
+        ssum[g] = scale[g] * (float)sum[g];
+    }
+}
+
+INLINE void scores_tile(const float *q, size_t ldq, size_t n_rows, const uint16_t *k, size_t block_stride,
+                        size_t n_blocks, size_t head_dim, float *s, size_t lds) {
+    float32x4_t acc[TILE_ROWS][TILE_BLOCKS][2];
+    for (size_t r = 0; r < n_rows; r++) {
+        for (size_t b = 0; b < n_blocks; b++) {
+            acc[r][b][0] = acc[r][b][1] = vdupq_n_f32(0.0f);
+        }
+    }
+    for (size_t d = 0; d < head_dim; d++) {
+        for (size_t b = 0; b < n_blocks; b++) {
+            float32x4_t keys[2];
+            load_f16x8(k + b * block_stride + d * LANES, keys);
+            for (size_t r = 0; r < n_rows; r++) {
+                acc[r][b][0] = vaddq_f32(acc[r][b][0], vmulq_n_f32(keys[0], q[r * ldq + d]));
+                acc[r][b][1] = vaddq_f32(acc[r][b][1], vmulq_n_f32(keys[1], q[r * ldq + d]));
+            }
+        }
+    }
+    for (size_t r = 0; r < n_rows; r++) {
+        for (size_t b = 0; b < n_blocks; b++) {
+            vst1q_f32(s + r * lds + b * LANES, acc[r][b][0]);
+            vst1q_f32(s + r * lds + b * LANES + 4, acc[r][b][1]);
+        }
+    }
+}
+
+/* All rows against the same n_blocks blocks, which stay in the first cache meanwhile. */
+INLINE void scores_blocks(const float *q, size_t ldq, size_t n_rows, const uint16_t *k, size_t block_stride,
+                          size_t n_blocks, size_t head_dim, float *s, size_t lds) {
+    size_t r = 0;
+    for (; r + 4 <= n_rows; r += 4) {
+        scores_tile(q + r * ldq, ldq, 4, k, block_stride, n_blocks, head_dim, s + r * lds, lds);
+    }
+    if (n_rows - r >= 2) {
+        scores_tile(q + r * ldq, ldq, 2, k, block_stride, n_blocks, head_dim, s + r * lds, lds);
+        r += 2;
+    }
+    if (n_rows - r == 1) {
+        scores_tile(q + r * ldq, ldq, 1, k, block_stride, n_blocks, head_dim, s + r * lds, lds);
+    }
+}
+
+static void attention_scores(const float *q, size_t ldq, size_t n_rows, const uint16_t *k, size_t block_stride,
+                             size_t n_blocks, size_t head_dim, float *s, size_t lds) {
+    size_t b = 0;
+    for (; b + 2 <= n_blocks; b += 2) {
+        scores_blocks(q, ldq, n_rows, k + b * block_stride, block_stride, 2, head_dim, s + b * LANES, lds);
+    }
+    if (b < n_blocks) {
+        scores_blocks(q, ldq, n_rows, k + b * block_stride, block_stride, 1, head_dim, s + b * LANES, lds);
+    }
+}
+
+static float softmax_exp(float *s, size_t n, float scale) {
+    float32x4_t maxima[2] = {vdupq_n_f32(-INFINITY), vdupq_n_f32(-INFINITY)};
+    for (size_t i = 0; i < n; i += LANES) {
+        const float32x4_t a = vmulq_n_f32(vld1q_f32(s + i), scale);
+        const float32x4_t b = vmulq_n_f32(vld1q_f32(s + i + 4), scale);
+        vst1q_f32(s + i, a);
+        vst1q_f32(s + i + 4, b);
+        maxima[0] = max_known(a, maxima[0]);
+        maxima[1] = max_known(b, maxima[1]);
+    }
+    const float32x4_t max = vdupq_n_f32(vmaxvq_f32(vmaxq_f32(maxima[0], maxima[1])));
+    float32x4_t low = vdupq_n_f32(0.0f);
+    float32x4_t high = low;
+    for (size_t i = 0; i < n; i += LANES) {
+        const float32x4_t a = exp4(vsubq_f32(vld1q_f32(s + i), max));
+        const float32x4_t b = exp4(vsubq_f32(vld1q_f32(s + i + 4), max));
+        vst1q_f32(s + i, a);
+        vst1q_f32(s + i + 4, b);
+        low = vaddq_f32(low, a);
+        high = vaddq_f32(high, b);
+    }
+    return fold(low, high);
+}
+
+/* n_rows rows by 8 * n_blocks of the head's values */
+INLINE void values_tile(const float *p, size_t ldp, size_t n_rows, const uint16_t *v, size_t v_stride, size_t n_keys,
+                        size_t n_blocks, const float *inverse, float *o, size_t ldo) {
+    float32x4_t acc[TILE_ROWS][TILE_BLOCKS][2];
+    for (size_t r = 0; r < n_rows; r++) {
+        for (size_t b = 0; b < n_blocks; b++) {
+            acc[r][b][0] = acc[r][b][1] = vdupq_n_f32(0.0f);
+        }
+    }
+    for (size_t j = 0; j < n_keys; j++) {
+        for (size_t b = 0; b < n_blocks; b++) {
+            float32x4_t values[2];
+            load_f16x8(v + j * v_stride + b * 8, values);
+            for (size_t r = 0; r < n_rows; r++) {
+                acc[r][b][0] = vaddq_f32(acc[r][b][0], vmulq_n_f32(values[0], p[r * ldp + j]));
+                acc[r][b][1] = vaddq_f32(acc[r][b][1], vmulq_n_f32(values[1], p[r * ldp + j]));
+            }
+        }
+    }
+    for (size_t r = 0; r < n_rows; r++) {
+        for (size_t b = 0; b < n_blocks; b++) {
+            vst1q_f32(o + r * ldo + b * 8, vmulq_n_f32(acc[r][b][0], inverse[r]));
+            vst1q_f32(o + r * ldo + b * 8 + 4, vmulq_n_f32(acc[r][b][1], inverse[r]));
+        }
+    }
+}
+
+/* n_rows rows by the whole head, `wide` blocks of 8 at a time while there are as many */
+INLINE void values_rows(const float *p, size_t ldp, size_t n_rows, const uint16_t *v, size_t v_stride, size_t n_keys,
+                        size_t head_dim, size_t wide, const float *inverse, float *o, size_t ldo) {
+    size_t d = 0;
+    for (; d + wide * 8 <= head_dim; d += wide * 8) {
+        values_tile(p, ldp, n_rows, v + d, v_stride, n_keys, wide, inverse, o + d, ldo);
+    }
+    for (; d < head_dim; d += 8) {
+        values_tile(p, ldp, n_rows, v + d, v_stride, n_keys, 1, inverse, o + d, ldo);
+    }
+}
+
+static void attention_values(const float *p, size_t ldp, size_t n_rows, const uint16_t *v, size_t v_stride,
+                             size_t n_keys, size_t head_dim, const float *inverse, float *o, size_t ldo) {
+    size_t r = 0;
+    for (; r + 4 <= n_rows; r += 4) {
+        values_rows(p + r * ldp, ldp, 4, v, v_stride, n_keys, head_dim, 2, inverse + r, o + r * ldo, ldo);
+    }
+    if (n_rows - r >= 2) {
+        values_rows(p + r * ldp, ldp, 2, v, v_stride, n_keys, head_dim, 4, inverse + r, o + r * ldo, ldo);
+        r += 2;
+    }
+    if (n_rows - r == 1) {
+        values_rows(p + r * ldp, ldp, 1, v, v_stride, n_keys, head_dim, 4, inverse + r, o + r * ldo, ldo);
+    }
+}
+
+const struct drllm_vec_ops drllm_vec_neon = {
+    .backend = "neon",
+    .cpu_features = DRLLM_CPU_NEON,
+    .rms_norm = rms_norm,
+    .add = add,
+    .silu_mul = silu_mul,
+    .rope = rope,
+    .to_f16 = to_f16,
+    .quantize_q8 = quantize_q8,
+    .attention_scores = attention_scores,
+    .softmax_exp = softmax_exp,
+    .attention_values = attention_values,
+};
+
+#else
+typedef int drllm_vec_neon_is_empty;
+#endif
