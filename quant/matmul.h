@@ -26,6 +26,8 @@
 #include <stdint.h>
 
 struct drllm_threads;
+struct drllm_xnn_input;
+struct drllm_xnn_op;
 struct drllm_xnn_weights;
 
 /* Activations of one token row as the integer kernels read them. The arrays belong to drllm_activations. */
@@ -97,6 +99,7 @@ struct drllm_activations {
     size_t cols;
     struct drllm_q8_row *group; /* [n_tokens], NULL when not asked for */
     struct drllm_q8_row *row;
+    struct drllm_xnn_input *xnn; /* the session's, for matrices that XNNPACK runs; drllm_matmul fills it */
 };
 void drllm_activations_init(struct drllm_activations *activations, void *memory, size_t n_tokens, size_t cols,
                             unsigned quantisations);
@@ -116,7 +119,8 @@ struct drllm_product {
 enum { DRLLM_MAX_PRODUCTS = 4 };
 
 /* Run all products in one parallel region (those of XNNPACK one after another behind it). `tail` is scratch memory for the
- * padded rows of last panels: n_products * n_tokens * 8 floats. Returns false only if XNNPACK fails. */
+ * padded rows of last panels: n_products * n_tokens * 8 floats. For XNNPACK, x is followed by DRLLM_XNN_EXTRA_BYTES. False
+ * only if XNNPACK fails. */
 bool drllm_matmul(const struct drllm_product *products, size_t n_products, const struct drllm_activations *activations,
                   struct drllm_threads *threads, float *tail);
 
