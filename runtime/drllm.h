@@ -97,7 +97,7 @@ struct drllm_model_params {
 struct drllm_model_params drllm_model_default_params(void);
 
 /* Read a GGUF file (version 2 or 3, architecture llama) that lies at data[0 .. size). The bytes must stay in place and
- * unchanged until the model is closed: embedding rows, norms and the vocabulary are used where they are.
+ * unchanged until the model is closed: embedding rows and the vocabulary are used where they are. data is a multiple of 4.
  * params NULL: the defaults. Errors: ARGUMENT, MEMORY, FORMAT, UNSUPPORTED, STATE, SYSTEM. */
 int drllm_model_open_memory(const void *data, size_t size, const struct drllm_model_params *params,
                             struct drllm_model **model, struct drllm_error *error);
@@ -125,8 +125,9 @@ struct drllm_model_info {
     bool add_bos;                 /* texts begin with the BOS token */
     enum drllm_chat_template chat_template;
     uint64_t cpu_features; /* in use: detected and not masked */
-    const char *backend;   /* of the matrix products, "avx2" */
-    const char *head;      /* how the head runs, "q8_0 avx2" */
+    const char *backend;      /* of the blocks' products, "avx2" or "xnnpack" */
+    const char *head_format;  /* what the output head runs in, "q8_0" */
+    const char *head_backend;
     uint64_t reserved[8];
 };
 void drllm_model_get_info(const struct drllm_model *model, struct drllm_model_info *info);

@@ -1,0 +1,167 @@
+/* One pass: embed, run every block over all tokens of the pass, then the head for the rows that are asked for.
+ *
+ * Blocks are the outer loop and chunks of tokens the inner one (block.c), because what is ahead of a block may want to see
+ * the whole prompt there. */
+#include "runtime/error.h"
+#include "runtime/memory.h"
+#include "runtime/rope.h"
+#include "runtime/session.h"
+#include "runtime/xnn_session.h"
+
+#include <string.h>
+
+enum { HEAD_ROWS = 16 }; /* rows of logits in memory at once */
+
+static int out_of_memory(struct drllm_session *session, const char *what) {
+    return drllm_session_fail(session, DRLLM_ERR_MEMORY, "not enough memory for %s; a smaller context needs less", what);
+}
+
+/* Replace *memory by a larger block without its content; the old one stays when there is none. */
+static bool enlarge(struct drllm_session *session, float **memory, size_t old_rows, size_t rows, size_t width) {
+    size_t row_bytes;
+    if (!drllm_multiply(width, sizeof(float), &row_bytes)) {
+        return false;
+    }
+    float *larger = drllm_allocate(&session->allocator, rows, row_bytes);
+    if (larger == NULL) {
+        return false;
+    }
+    drllm_release(&session->allocator, *memory, old_rows, row_bytes);
+    *memory = larger;
+    return true;
+}
+
+static int reserve_pass(struct drllm_session *session, size_t n) {
+    const struct drllm_config *config = &session->model->config;
+    if (session->pass_rows >= n) {
+        return DRLLM_OK;
+    }
+    const size_t residual_bytes = config->d_model * sizeof(float);
+    float *residual = drllm_allocate(&session->allocator, n, residual_bytes);
+    float *cos_sin = drllm_allocate(&session->allocator, n, config->n_rot * sizeof(float));
+    if (residual == NULL || cos_sin == NULL) {
+        drllm_release(&session->allocator, residual, n, residual_bytes);
+        drllm_release(&session->allocator, cos_sin, n, config->n_rot * sizeof(float));
+        return out_of_memory(session, "the prompt");
+    }
+    drllm_release(&session->allocator, session->residual, session->pass_rows, residual_bytes);
+    drllm_release(&session->allocator, session->cos_sin, session->pass_rows, config->n_rot * sizeof(float));
+    session->residual = residual;
+    session->cos_sin = cos_sin;
+    session->pass_rows = n;
+    return DRLLM_OK;
+}
+
+static int reserve_attention(struct drllm_session *session, size_t n_keys) {
+    struct drllm_attention_scratch *attention = &session->attention;
+    if (attention->max_keys >= n_keys) {
+        return DRLLM_OK;
+    }
+    size_t keys = n_keys + n_keys / 2;
+    keys = keys < session->n_context ? keys : session->n_context;
+    const size_t floats = (drllm_attention_floats(&session->model->config, keys) + 15) / 16 * 16;
+    if (!enlarge(session, &attention->memory, attention->floats_per_worker, floats, session->n_threads)) {
+        return out_of_memory(session, "attention");
+    }
+    attention->floats_per_worker = floats;
+    attention->max_keys = keys;
+    return DRLLM_OK;
+}
+
+static int reserve(struct drllm_session *session, size_t n, size_t n_logits) {
+    int status = drllm_kvcache_reserve(&session->kv, session->n_tokens + n, session->n_tokens);
+    if (status != DRLLM_OK) {
+        return out_of_memory(session, "the key/value cache");
+    }
+    status = reserve_pass(session, n);
+    if (status == DRLLM_OK) {
+        status = reserve_attention(session, session->n_tokens + n);
+    }
+    const size_t rows = n_logits < HEAD_ROWS ? n_logits : (size_t)HEAD_ROWS;
+    if (status == DRLLM_OK && session->logits_rows < rows) {
+        if (!enlarge(session, &session->logits, session->logits_rows, rows, session->model->config.n_vocab)) {
+            return out_of_memory(session, "the logits");
+        }
+        session->logits_rows = rows;
+    }
+    return status;
+}
+
+/* The final norm and the head for rows [first, first + n) of the residual, n <= HEAD_ROWS, into session->logits. */
+static int run_head(struct drllm_session *session, size_t first, size_t n) {
+    const struct drllm_model *model = session->model;
+    const size_t d_model = model->config.d_model;
+    struct drllm_activations activations;
+    drllm_activations_init(&activations, session->scratch.quantised_d_model, n, d_model,
+                           drllm_matrix_quantisation(&model->head));
+    activations.x = session->scratch.normed;
+    activations.ldx = d_model;
+    activations.xnn = drllm_xnn_session_input(session->xnn);
+    for (size_t row = 0; row < n; row++) {
+        model->vec->rms_norm(session->scratch.normed + row * d_model, session->residual + (first + row) * d_model,
+                             model->output_norm, d_model, model->config.rms_eps);
+    }
+    drllm_activations_quantize(&activations, model->vec, 0, n);
+    const struct drllm_product product = {
+        .matrix = &model->head,
+        .y = session->logits,
+        .ldy = model->config.n_vocab,
+        .op = drllm_xnn_session_op(session->xnn, model->config.n_layers, 0)};
+    if (!drllm_matmul(&product, 1, &activations, session->threads, session->scratch.tail)) {
+        return drllm_session_fail(session, DRLLM_ERR_SYSTEM, "XNNPACK could not run the output head");
+    }
+    return DRLLM_OK;
+}
+
+static int run_logits(struct drllm_session *session, size_t n, size_t first_logits, drllm_logits_hook hook, void *user) {
+    const size_t n_vocab = session->model->config.n_vocab;
+    /* The scratch rows of the head are those of a chunk. */
+    const size_t step = session->scratch.n_chunk < HEAD_ROWS ? session->scratch.n_chunk : (size_t)HEAD_ROWS;
+    for (size_t row = first_logits; row < n; row += step) {
+        const size_t rows = n - row < step ? n - row : step;
+        if (drllm_session_take_cancel(session)) {
+            return drllm_session_fail(session, DRLLM_ERR_CANCELLED, "cancelled");
+        }
+        int status = run_head(session, row, rows);
+        for (size_t i = 0; i < rows && status == DRLLM_OK && hook != NULL; i++) {
+            status = hook(user, row + i, session->logits + i * n_vocab);
+        }
+        if (status != DRLLM_OK) {
+            return status;
+        }
+        if (row + rows == n && rows > 1) {
+            memcpy(session->logits, session->logits + (rows - 1) * n_vocab, n_vocab * sizeof(float));
+        }
+    }
+    return DRLLM_OK;
+}
+
+int drllm_forward(struct drllm_session *session, const int32_t *tokens, size_t n, size_t first_logits,
+                  drllm_logits_hook hook, void *user) {
+    const struct drllm_model *model = session->model;
+    const struct drllm_config *config = &model->config;
+    int status = reserve(session, n, n - first_logits);
+    if (status != DRLLM_OK) {
+        return status;
+    }
+    for (size_t i = 0; i < n; i++) {
+        drllm_model_embed(model, tokens[i], session->residual + i * config->d_model);
+        drllm_rope_angles(session->cos_sin + i * config->n_rot, model->rope_frequency, config->n_rot / 2,
+                          session->n_tokens + i);
+    }
+    const float *last = session->residual + (n - 1) * config->d_model;
+    for (size_t layer = 0; layer < config->n_layers; layer++) {
+        status = drllm_block_run(session, layer, layer, session->residual, n, session->n_tokens);
+        if (status != DRLLM_OK) {
+            return status;
+        }
+        if (session->layer_hook != NULL) {
+            session->layer_hook(session->layer_hook_user, layer, last);
+        }
+    }
+    if (session->layer_hook != NULL) {
+        model->vec->rms_norm(session->scratch.normed, last, model->output_norm, config->d_model, config->rms_eps);
+        session->layer_hook(session->layer_hook_user, config->n_layers, session->scratch.normed);
+    }
+    return run_logits(session, n, first_logits, hook, user);
+}

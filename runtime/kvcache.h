@@ -1,0 +1,46 @@
+/* Keys and values of the tokens so far, in F16 (in F32 for the F32 reference network): one slot per execution of a block.
+ *
+ * A slot's keys lie in blocks of 8 positions, [position / 8][kv head][head_dim][position % 8], so that a score kernel reads
+ * 8 positions in one load; its values lie [position][kv head][head_dim]. A slot grows by need. */
+#ifndef DRLLM_RUNTIME_KVCACHE_H
+#define DRLLM_RUNTIME_KVCACHE_H
+
+#include "runtime/drllm.h"
+
+enum { DRLLM_KV_BLOCK = 8 };
+
+struct drllm_kv_slot {
+    void *keys;
+    void *values;
+    size_t capacity; /* positions, a multiple of DRLLM_KV_BLOCK */
+};
+
+struct drllm_kvcache {
+    struct drllm_allocator allocator;
+    struct drllm_kv_slot *slots;
+    size_t n_slots;
+    size_t n_kv_heads;
+    size_t head_dim;
+    size_t element_bytes; /* 2: F16, 4: F32 */
+    size_t max_positions;
+};
+
+/* MEMORY on failure. Nothing is allocated for the slots yet. */
+int drllm_kvcache_init(struct drllm_kvcache *cache, const struct drllm_allocator *allocator, size_t n_slots,
+                       size_t n_kv_heads, size_t head_dim, size_t element_bytes, size_t max_positions);
+void drllm_kvcache_free(struct drllm_kvcache *cache);
+
+/* Room for n_positions in every slot, keeping the first n_used. On failure some slots may have grown; all are intact. */
+int drllm_kvcache_reserve(struct drllm_kvcache *cache, size_t n_positions, size_t n_used);
+
+/* The distance in elements between neighbouring blocks of a slot's keys, and between positions of its values. */
+size_t drllm_kvcache_key_stride(const struct drllm_kvcache *cache);
+size_t drllm_kvcache_value_stride(const struct drllm_kvcache *cache);
+
+/* Store one position; keys and values are elements, [n_kv_heads][head_dim]. */
+void drllm_kvcache_store(const struct drllm_kvcache *cache, size_t slot, size_t position, const void *keys,
+                         const void *values);
+
+uint64_t drllm_kvcache_bytes(const struct drllm_kvcache *cache);
+
+#endif

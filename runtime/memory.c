@@ -1,0 +1,41 @@
+#include "runtime/memory.h"
+
+#include <string.h>
+
+bool drllm_multiply(size_t a, size_t b, size_t *product) {
+    if (b != 0 && a > SIZE_MAX / b) {
+        return false;
+    }
+    *product = a * b;
+    return true;
+}
+
+bool drllm_add_sizes(size_t a, size_t b, size_t *sum) {
+    if (a > SIZE_MAX - b) {
+        return false;
+    }
+    *sum = a + b;
+    return true;
+}
+
+void *drllm_allocate(const struct drllm_allocator *allocator, size_t count, size_t size) {
+    size_t bytes = 0;
+    if (!drllm_multiply(count, size, &bytes) || bytes == 0) {
+        return NULL;
+    }
+    return allocator->allocate(allocator->user, bytes, DRLLM_ALIGNMENT);
+}
+
+void *drllm_allocate_zeroed(const struct drllm_allocator *allocator, size_t count, size_t size) {
+    void *memory = drllm_allocate(allocator, count, size);
+    if (memory != NULL) {
+        memset(memory, 0, count * size);
+    }
+    return memory;
+}
+
+void drllm_release(const struct drllm_allocator *allocator, void *memory, size_t count, size_t size) {
+    if (memory != NULL) {
+        allocator->release(allocator->user, memory, count * size);
+    }
+}

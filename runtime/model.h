@@ -1,0 +1,87 @@
+/* A model in memory: shape, vocabulary, weights ready to multiply. Immutable once open. */
+#ifndef DRLLM_RUNTIME_MODEL_H
+#define DRLLM_RUNTIME_MODEL_H
+
+#include "quant/matmul.h"
+#include "quant/vec.h"
+#include "runtime/config.h"
+#include "runtime/drllm.h"
+#include "runtime/tokenizer.h"
+
+#include <stdatomic.h>
+
+/* The seven products of a block, in the order of the data. */
+enum drllm_block_matrix {
+    DRLLM_MATRIX_Q,
+    DRLLM_MATRIX_K,
+    DRLLM_MATRIX_V,
+    DRLLM_MATRIX_OUTPUT,
+    DRLLM_MATRIX_GATE,
+    DRLLM_MATRIX_UP,
+    DRLLM_MATRIX_DOWN,
+    DRLLM_BLOCK_MATRICES
+};
+
+struct drllm_block_weights {
+    const float *attention_norm; /* [d_model] */
+    const float *ffn_norm;       /* [d_model] */
+    struct drllm_matrix matrix[DRLLM_BLOCK_MATRICES];
+    const float *bias[DRLLM_BLOCK_MATRICES]; /* [rows], NULL where the file has none */
+};
+
+/* Token embeddings are read where they lie in the file. */
+struct drllm_embedding {
+    enum drllm_format format; /* as stored; Q8C with scales */
+    const unsigned char *rows;
+    const float *scales;
+    size_t row_bytes;
+};
+
+struct drllm_allocation;
+struct drllm_file;
+
+struct drllm_model {
+    struct drllm_allocator allocator;
+    struct drllm_log log;
+    enum drllm_compute compute;
+    enum drllm_head head_choice;
+    uint64_t cpu_features; /* detected and not masked */
+    const struct drllm_vec_ops *vec;
+    bool vocab_only;
+
+    struct drllm_gguf gguf;
+    struct drllm_config config;
+    struct drllm_tokenizer *tokenizer;
+    struct drllm_string chat_text; /* tokenizer.chat_template */
+    enum drllm_chat_template chat_template;
+
+    struct drllm_embedding embedding;
+    struct drllm_block_weights *blocks; /* [n_layers] */
+    const float *output_norm;           /* [d_model] */
+    struct drllm_matrix head;           /* [n_vocab][d_model] */
+    double *rope_frequency;             /* [n_rot / 2] */
+
+    struct drllm_allocation *allocations; /* everything that the weights own, newest first */
+    struct drllm_file *file;              /* the mapping to undo, NULL for a caller's memory */
+    bool mapped;                          /* the data is a file mapping, whose pages may be dropped once read */
+
+    char *name; /* zero-terminated general.name */
+    size_t name_bytes;
+    const char *quantization;
+    uint64_t n_params;
+    uint64_t weight_bytes;
+    _Atomic size_t n_sessions;
+};
+
+/* model_weights.c: find, check, convert and pack every tensor. The config must be read. */
+int drllm_model_load_weights(struct drllm_model *model, unsigned n_threads, struct drllm_error *error);
+void drllm_model_release_weights(struct drllm_model *model);
+
+/* The open of drllm.h with a mapping that the model takes over (also when it fails). */
+int drllm_model_open_mapped(struct drllm_file *file, const struct drllm_model_params *params, struct drllm_model **model,
+                            struct drllm_error *error);
+
+/* One row of the embedding as floats[d_model]. token in range. */
+void drllm_model_embed(const struct drllm_model *model, int32_t token, float *x);
+
+#endif

@@ -1,0 +1,298 @@
+/* The tensors of a model: found by name, checked against the metadata, and handed to weights_pack.c. */
+#include "platform/file.h"
+#include "runtime/choice.h"
+#include "runtime/error.h"
+#include "runtime/rope.h"
+#include "runtime/weights.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { NAME_BYTES = 64 };
+
+/* ---- Finding tensors ---- */
+
+static const struct drllm_gguf_tensor *find(const struct drllm_loader *loader, const char *name) {
+    return drllm_gguf_find_tensor(&loader->model->gguf, name);
+}
+
+static int check_shape(const struct drllm_loader *loader, const struct drllm_gguf_tensor *tensor, const char *name, size_t cols,
+                       size_t rows) {
+    if (tensor->data == NULL) {
+        return drllm_fail(loader->error, DRLLM_ERR_UNSUPPORTED,
+                          "tensor %s has type %s, which is not supported; f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, "
+                          "q4_k, q5_k and q6_k are",
+                          name, drllm_format_name(tensor->type));
+    }
+    if (tensor->dims[0] != cols || tensor->dims[1] != rows || tensor->dims[2] != 1 || tensor->dims[3] != 1) {
+        return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "tensor %s is %zu x %zu; the metadata wants %zu x %zu", name,
+                          tensor->dims[0], tensor->dims[1], cols, rows);
+    }
+    return DRLLM_OK;
+}
+
+/* A vector as floats in memory of the model's; *values is NULL when the tensor is not there. */
+static int load_vector(struct drllm_loader *loader, const char *name, size_t n, const float **values) {
+    const struct drllm_gguf_tensor *tensor = find(loader, name);
+    *values = NULL;
+    if (tensor == NULL) {
+        return DRLLM_OK;
+    }
+    const int status = check_shape(loader, tensor, name, n, 1);
+    if (status != DRLLM_OK) {
+        return status;
+    }
+    float *copy = drllm_weights_keep(loader, n, sizeof *copy);
+    if (copy == NULL) {
+        return drllm_weights_out_of_memory(loader, name);
+    }
+    if (tensor->type == DRLLM_FORMAT_I8) {
+        return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "tensor %s cannot be int8", name);
+    }
+    drllm_dequantize_row((enum drllm_format)tensor->type, tensor->data, copy, n);
+    for (size_t i = 0; i < n; i++) {
+        if (!isfinite(copy[i])) {
+            return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "tensor %s holds NaN or infinite values; the file is damaged",
+                              name);
+        }
+    }
+    *values = copy;
+    return DRLLM_OK;
+}
+
+static int load_norm(struct drllm_loader *loader, const char *name, const float **values) {
+    const int status = load_vector(loader, name, loader->model->config.d_model, values);
+    if (status == DRLLM_OK && *values == NULL) {
+        return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "the file has no tensor %s; it is damaged or not a whole model",
+                          name);
+    }
+    return status;
+}
+
+/* The kernels' exact sums need |q| <= 127. */
+static int check_q8c(const struct drllm_loader *loader, const struct drllm_source *source) {
+    bool sound = memchr(source->data, 0x80, source->bytes) == NULL;
+    for (size_t i = 0; i < source->rows; i++) {
+        sound = sound && isfinite(source->scales[i]) && source->scales[i] >= 0.0f;
+    }
+    return sound ? DRLLM_OK
+                 : drllm_fail(loader->error, DRLLM_ERR_FORMAT, "tensor %s holds -128 or a scale that is none", source->name);
+}
+
+/* `base` is the name without ".weight". */
+static int find_matrix(const struct drllm_loader *loader, const char *base, size_t cols, size_t rows, char name[NAME_BYTES],
+                       struct drllm_source *source) {
+    drllm_format_text(name, NAME_BYTES, "%s.weight", base);
+    const struct drllm_gguf_tensor *tensor = find(loader, name);
+    if (tensor == NULL) {
+        return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "the file has no tensor %s; it is damaged or not a whole model",
+                          name);
+    }
+    const int status = check_shape(loader, tensor, name, cols, rows);
+    if (status != DRLLM_OK) {
+        return status;
+    }
+    *source = (struct drllm_source){.name = name,
+                              .stored = (enum drllm_format)tensor->type,
+                              .data = tensor->data,
+                              .rows = rows,
+                              .cols = cols,
+                              .row_bytes = tensor->size / rows,
+                              .bytes = tensor->size};
+    if (source->stored == DRLLM_FORMAT_I8) {
+        char scale_name[NAME_BYTES];
+        drllm_format_text(scale_name, sizeof scale_name, "%s_scale", name);
+        const struct drllm_gguf_tensor *scales = find(loader, scale_name);
+        if (scales == NULL || scales->type != DRLLM_FORMAT_F32 || scales->size != rows * sizeof(float)) {
+            return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "tensor %s is int8, but %s does not hold its %zu scales", name,
+                              scale_name, rows);
+        }
+        source->stored = DRLLM_FORMAT_Q8C;
+        source->scales = scales->data;
+        return check_q8c(loader, source);
+    }
+    return DRLLM_OK;
+}
+
+/* ---- The whole model ---- */
+
+static void note_conversion(struct drllm_loader *loader, enum drllm_format stored, enum drllm_format run) {
+    size_t i = 0;
+    while (i < loader->n_conversions &&
+           (loader->conversions[i].stored != stored || loader->conversions[i].run != run)) {
+        i++;
+    }
+    if (i == DRLLM_MAX_CONVERSIONS) {
+        return;
+    }
+    if (i == loader->n_conversions) {
+        loader->conversions[loader->n_conversions++] = (struct drllm_conversion){stored, run, 0};
+    }
+    loader->conversions[i].count++;
+}
+
+static int load_matrix(struct drllm_loader *loader, const char *base, size_t cols, size_t rows, bool is_head,
+                       struct drllm_matrix *matrix) {
+    struct drllm_model *model = loader->model;
+    char name[NAME_BYTES];
+    struct drllm_source source;
+    int status = find_matrix(loader, base, cols, rows, name, &source);
+    if (status != DRLLM_OK) {
+        return status;
+    }
+    struct drllm_choice_of_format choice;
+    if (!drllm_choose_format(source.stored, cols, is_head, model->compute, model->head_choice, model->cpu_features,
+                             &choice)) {
+        return drllm_fail(loader->error, DRLLM_ERR_UNSUPPORTED, "tensor %s has type %s, which cannot be multiplied", name,
+                          drllm_format_name(source.stored));
+    }
+    *matrix = (struct drllm_matrix){.format = choice.format, .rows = rows, .cols = cols};
+    status = choice.xnnpack ? drllm_weights_pack_for_xnn(loader, &source, matrix)
+                            : drllm_weights_pack(loader, &source, matrix);
+    if (status != DRLLM_OK) {
+        return status;
+    }
+    if (choice.format != source.stored) {
+        note_conversion(loader, source.stored, choice.format);
+    }
+    if (!is_head && source.stored <= DRLLM_FORMAT_BF16) {
+        loader->bytes_by_format[source.stored] += source.bytes;
+    }
+    if (model->mapped) {
+        drllm_file_forget(source.data, source.bytes);
+    }
+    return DRLLM_OK;
+}
+
+static int load_block(struct drllm_loader *loader, size_t layer) {
+    const struct drllm_config *config = &loader->model->config;
+    struct drllm_block_weights *block = &loader->model->blocks[layer];
+    const size_t q_width = config->n_heads * config->head_dim;
+    const size_t kv_width = config->n_kv_heads * config->head_dim;
+    const struct {
+        const char *name;
+        size_t cols;
+        size_t rows;
+    } shapes[DRLLM_BLOCK_MATRICES] = {
+        [DRLLM_MATRIX_Q] = {"attn_q", config->d_model, q_width},
+        [DRLLM_MATRIX_K] = {"attn_k", config->d_model, kv_width},
+        [DRLLM_MATRIX_V] = {"attn_v", config->d_model, kv_width},
+        [DRLLM_MATRIX_OUTPUT] = {"attn_output", q_width, config->d_model},
+        [DRLLM_MATRIX_GATE] = {"ffn_gate", config->d_model, config->d_ff},
+        [DRLLM_MATRIX_UP] = {"ffn_up", config->d_model, config->d_ff},
+        [DRLLM_MATRIX_DOWN] = {"ffn_down", config->d_ff, config->d_model},
+    };
+    char name[NAME_BYTES];
+    for (size_t i = 0; i < DRLLM_BLOCK_MATRICES; i++) {
+        drllm_format_text(name, sizeof name, "blk.%zu.%s", layer, shapes[i].name);
+        int status = load_matrix(loader, name, shapes[i].cols, shapes[i].rows, false, &block->matrix[i]);
+        if (status == DRLLM_OK) {
+            drllm_format_text(name, sizeof name, "blk.%zu.%s.bias", layer, shapes[i].name);
+            status = load_vector(loader, name, shapes[i].rows, &block->bias[i]);
+        }
+        if (status != DRLLM_OK) {
+            return status;
+        }
+    }
+    drllm_format_text(name, sizeof name, "blk.%zu.attn_norm.weight", layer);
+    int status = load_norm(loader, name, &block->attention_norm);
+    if (status == DRLLM_OK) {
+        drllm_format_text(name, sizeof name, "blk.%zu.ffn_norm.weight", layer);
+        status = load_norm(loader, name, &block->ffn_norm);
+    }
+    return status;
+}
+
+static int load_rope(struct drllm_loader *loader) {
+    struct drllm_model *model = loader->model;
+    const struct drllm_config *config = &model->config;
+    const float *factors = NULL;
+    int status = load_vector(loader, "rope_freqs.weight", config->n_rot / 2, &factors);
+    if (status != DRLLM_OK) {
+        return status;
+    }
+    for (size_t i = 0; factors != NULL && i < config->n_rot / 2; i++) {
+        if (!(factors[i] > 0.0f && factors[i] < 1e6f)) {
+            return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "rope_freqs.weight holds a factor that is not positive");
+        }
+    }
+    model->rope_frequency = drllm_weights_keep(loader, config->n_rot / 2, sizeof *model->rope_frequency);
+    if (model->rope_frequency == NULL) {
+        return drllm_weights_out_of_memory(loader, "rope_freqs.weight");
+    }
+    drllm_rope_frequencies(model->rope_frequency, config->n_rot, config->rope_theta, config->rope_linear_factor, factors);
+    return DRLLM_OK;
+}
+
+static int load_embedding(struct drllm_loader *loader) {
+    struct drllm_model *model = loader->model;
+    char name[NAME_BYTES];
+    struct drllm_source source;
+    const int status = find_matrix(loader, "token_embd", model->config.d_model, model->config.n_vocab, name, &source);
+    if (status == DRLLM_OK) {
+        model->embedding = (struct drllm_embedding){source.stored, source.data, source.scales, source.row_bytes};
+    }
+    return status;
+}
+
+void drllm_model_embed(const struct drllm_model *model, int32_t token, float *x) {
+    const struct drllm_embedding *embedding = &model->embedding;
+    const struct drllm_source source = {.stored = embedding->format,
+                                  .data = embedding->rows,
+                                  .scales = embedding->scales,
+                                  .cols = model->config.d_model,
+                                  .row_bytes = embedding->row_bytes};
+    drllm_weights_dequantize_row(&source, (size_t)token, x);
+}
+
+static void finish(struct drllm_loader *loader) {
+    struct drllm_model *model = loader->model;
+    for (size_t i = 0; i < loader->n_conversions; i++) {
+        const struct drllm_conversion *conversion = &loader->conversions[i];
+        drllm_log_line(&model->log, DRLLM_LOG_INFO, "%zu tensors converted at load: %s -> %s", conversion->count,
+                       drllm_format_name(conversion->stored), drllm_format_name(conversion->run));
+    }
+    size_t most = 0;
+    for (size_t i = 1; i <= DRLLM_FORMAT_BF16; i++) {
+        most = loader->bytes_by_format[i] > loader->bytes_by_format[most] ? i : most;
+    }
+    model->quantization = loader->bytes_by_format[most] > 0 ? drllm_format_name((uint32_t)most) : "q8c";
+}
+
+static int load(struct drllm_loader *loader) {
+    struct drllm_model *model = loader->model;
+    const struct drllm_config *config = &model->config;
+    model->blocks = drllm_weights_keep(loader, config->n_layers, sizeof *model->blocks);
+    if (model->blocks == NULL) {
+        return drllm_weights_out_of_memory(loader, "blk.0");
+    }
+    memset(model->blocks, 0, config->n_layers * sizeof *model->blocks);
+    int status = load_rope(loader);
+    if (status == DRLLM_OK) {
+        status = load_embedding(loader);
+    }
+    if (status == DRLLM_OK) {
+        status = load_norm(loader, "output_norm.weight", &model->output_norm);
+    }
+    for (size_t layer = 0; layer < config->n_layers && status == DRLLM_OK; layer++) {
+        status = load_block(loader, layer);
+    }
+    if (status == DRLLM_OK) {
+        const char *head = find(loader, "output.weight") != NULL ? "output" : "token_embd"; /* tied */
+        status = load_matrix(loader, head, config->d_model, config->n_vocab, true, &model->head);
+    }
+    if (status == DRLLM_OK) {
+        finish(loader);
+    }
+    return status;
+}
+
+int drllm_model_load_weights(struct drllm_model *model, unsigned n_threads, struct drllm_error *error) {
+    struct drllm_loader loader = {.model = model, .error = error};
+    /* Without threads loading is slower, not wrong. */
+    loader.threads = drllm_threads_create(n_threads);
+    const int status = load(&loader);
+    drllm_threads_destroy(loader.threads);
+    return status;
+}
+

@@ -1,0 +1,52 @@
+/* Models from files, and questions about the machine: drllm_os.h. */
+#include "platform/cpu.h"
+#include "platform/file.h"
+#include "runtime/drllm_os.h"
+#include "runtime/error.h"
+#include "runtime/model.h"
+
+static int map_failed(int errno_value, const char *what, struct drllm_error *error) {
+    char reason[128];
+    drllm_file_error_text(errno_value, reason, sizeof reason);
+    return drllm_fail(error, DRLLM_ERR_IO, "cannot open %s: %s", what, reason);
+}
+
+int drllm_model_open_path(const char *path, const struct drllm_model_params *params, struct drllm_model **model,
+                          struct drllm_error *error) {
+    struct drllm_file file;
+    if (path == NULL || model == NULL) {
+        return drllm_fail(error, DRLLM_ERR_ARGUMENT, "path and model must not be NULL");
+    }
+    const int failed = drllm_file_map_path(path, &file);
+    return failed != 0 ? map_failed(failed, path, error) : drllm_model_open_mapped(&file, params, model, error);
+}
+
+int drllm_model_open_fd(int descriptor, uint64_t offset, uint64_t size, const struct drllm_model_params *params,
+                        struct drllm_model **model, struct drllm_error *error) {
+    struct drllm_file file;
+    if (model == NULL) {
+        return drllm_fail(error, DRLLM_ERR_ARGUMENT, "model must not be NULL");
+    }
+    const int failed = drllm_file_map_fd(descriptor, offset, size, &file);
+    return failed != 0 ? map_failed(failed, "the descriptor", error)
+                       : drllm_model_open_mapped(&file, params, model, error);
+}
+
+unsigned drllm_default_threads(void) {
+    return drllm_cpu_default_threads();
+}
+
+uint64_t drllm_cpu_features(void) {
+    return drllm_cpu_detect();
+}
+
+int drllm_cpu_mask_parse(const char *text, uint64_t *mask, struct drllm_error *error) {
+    char unknown[64];
+    if (text == NULL || mask == NULL) {
+        return drllm_fail(error, DRLLM_ERR_ARGUMENT, "text and mask must not be NULL");
+    }
+    if (!drllm_cpu_parse_mask(text, mask, unknown, sizeof unknown)) {
+        return drllm_fail(error, DRLLM_ERR_ARGUMENT, "unknown CPU feature \"%s\"", unknown);
+    }
+    return DRLLM_OK;
+}

@@ -1,0 +1,102 @@
+/* How likely given continuations are. */
+#include "runtime/error.h"
+#include "runtime/math.h"
+#include "runtime/memory.h"
+#include "runtime/session.h"
+
+#include <string.h>
+
+double drllm_log_prob(const float *logits, size_t n_vocab, int32_t token) {
+    float max = logits[0];
+    for (size_t i = 1; i < n_vocab; i++) {
+        max = logits[i] > max ? logits[i] : max;
+    }
+    double total = 0.0;
+    for (size_t i = 0; i < n_vocab; i++) {
+        total += drllm_exp((double)logits[i] - (double)max);
+    }
+    return (double)logits[token] - (double)max - drllm_log(total);
+}
+
+/* Adds up the log-probabilities of a choice's tokens but the first, whose logits came with the prompt. */
+struct choice_sum {
+    const struct drllm_choice *choice;
+    size_t n_vocab;
+    double log_prob;
+};
+
+static int add_next_token(void *user, size_t position, const float *logits) {
+    struct choice_sum *sum = user;
+    sum->log_prob += drllm_log_prob(logits, sum->n_vocab, sum->choice->tokens[position + 1]);
+    return DRLLM_OK;
+}
+
+static int score_choice(struct drllm_session *session, const float *prompt_logits, struct drllm_choice *choice) {
+    struct choice_sum sum = {choice, session->model->config.n_vocab, 0.0};
+    sum.log_prob = drllm_log_prob(prompt_logits, sum.n_vocab, choice->tokens[0]);
+    int status = DRLLM_OK;
+    if (choice->n_tokens > 1) {
+        const size_t n_prompt = session->n_tokens;
+        status = drllm_session_prefill_logits(session, choice->tokens, choice->n_tokens - 1, 0, add_next_token, &sum);
+        session->n_tokens = n_prompt;
+    }
+    choice->log_prob = sum.log_prob;
+    return status;
+}
+
+static int check_choices(struct drllm_session *session, size_t n_prompt, const struct drllm_choice *choices, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (choices[i].tokens == NULL || choices[i].n_tokens == 0) {
+            return drllm_session_fail(session, DRLLM_ERR_ARGUMENT, "choice %zu has no tokens", i);
+        }
+        if (n_prompt > session->n_context || choices[i].n_tokens > session->n_context - n_prompt) {
+            return drllm_session_fail(session, DRLLM_ERR_CONTEXT_FULL,
+                                      "the prompt (%zu tokens) and choice %zu (%zu) do not fit into a context of %zu",
+                                      n_prompt, i, choices[i].n_tokens, session->n_context);
+        }
+        for (size_t j = 0; j < choices[i].n_tokens; j++) {
+            if (choices[i].tokens[j] < 0 || (size_t)choices[i].tokens[j] >= session->model->config.n_vocab) {
+                return drllm_session_fail(session, DRLLM_ERR_ARGUMENT, "token %zu of choice %zu is out of range", j, i);
+            }
+        }
+    }
+    return DRLLM_OK;
+}
+
+int drllm_session_score(struct drllm_session *session, const int32_t *prompt, size_t n_prompt, struct drllm_choice *choices,
+                        size_t n_choices) {
+    if (session == NULL) {
+        return DRLLM_ERR_ARGUMENT;
+    }
+    if (session->n_tokens != 0) {
+        return drllm_session_fail(session, DRLLM_ERR_STATE, "scoring needs an empty context; reset the session first");
+    }
+    if (choices == NULL || n_choices == 0) {
+        return drllm_session_fail(session, DRLLM_ERR_ARGUMENT, "there are no choices to score");
+    }
+    int status = check_choices(session, n_prompt, choices, n_choices);
+    if (status == DRLLM_OK) {
+        status = drllm_session_prefill(session, prompt, n_prompt);
+    }
+    if (status != DRLLM_OK) {
+        return status;
+    }
+    const size_t n_vocab = session->model->config.n_vocab;
+    float *prompt_logits = drllm_allocate(&session->allocator, n_vocab, sizeof *prompt_logits);
+    if (prompt_logits == NULL) {
+        (void)drllm_session_rewind(session, 0);
+        return drllm_session_fail(session, DRLLM_ERR_MEMORY, "not enough memory to score");
+    }
+    memcpy(prompt_logits, session->logits, n_vocab * sizeof *prompt_logits);
+    for (size_t i = 0; i < n_choices && status == DRLLM_OK; i++) {
+        status = score_choice(session, prompt_logits, &choices[i]);
+    }
+    if (status == DRLLM_OK) {
+        memcpy(session->logits, prompt_logits, n_vocab * sizeof *prompt_logits);
+        session->has_logits = true;
+    } else {
+        (void)drllm_session_rewind(session, 0); /* as before the call */
+    }
+    drllm_release(&session->allocator, prompt_logits, n_vocab, sizeof *prompt_logits);
+    return status;
+}

@@ -1,0 +1,95 @@
+/* A session: a context, its keys and values, scratch memory, threads. */
+#ifndef DRLLM_RUNTIME_SESSION_H
+#define DRLLM_RUNTIME_SESSION_H
+
+#include "platform/threads.h"
+#include "runtime/internal.h"
+#include "runtime/kvcache.h"
+#include "runtime/model.h"
+
+#include <stdatomic.h>
+
+/* Working memory of one pass through a block, for up to n_chunk tokens. All rows are floats. */
+struct drllm_scratch {
+    void *memory;
+    size_t bytes;
+    size_t n_chunk;
+    float *normed;    /* [n_chunk][d_model] */
+    float *q;         /* [n_chunk][n_heads * head_dim] */
+    float *k;         /* [n_chunk][n_kv_heads * head_dim] */
+    float *v;         /* the same */
+    float *attended;  /* [n_chunk][n_heads * head_dim] */
+    float *projected; /* [n_chunk][d_model] */
+    float *gate;      /* [n_chunk][d_ff] */
+    float *up;        /* the same */
+    float *tail;      /* for drllm_matmul */
+    uint16_t *half;   /* [n_threads][2][n_kv_heads * head_dim]: a position on its way into the cache */
+    unsigned char *quantised_d_model; /* for drllm_activations_init, by row length */
+    unsigned char *quantised_heads;
+    unsigned char *quantised_d_ff;
+};
+
+/* A token that sampling may choose. */
+struct drllm_candidate {
+    float logit;
+    int32_t token;
+};
+
+/* Working memory of attention, per thread: rows of queries, of outputs, of scores. */
+struct drllm_attention_scratch {
+    float *memory;
+    size_t floats_per_worker;
+    size_t max_keys; /* that the rows of scores have room for */
+};
+
+struct drllm_session {
+    struct drllm_model *model;
+    struct drllm_allocator allocator;
+    struct drllm_threads *threads;
+    unsigned n_threads;
+    size_t n_context;
+
+    int32_t *tokens; /* [n_context] */
+    size_t n_tokens;
+    struct drllm_kvcache kv;
+    struct drllm_scratch scratch;
+    struct drllm_attention_scratch attention;
+    float *residual; /* [pass_rows][d_model] */
+    float *cos_sin;  /* [pass_rows][n_rot]: the angles of the pass's positions */
+    size_t pass_rows;
+    float *logits; /* [logits_rows][n_vocab]; the last token's are in row 0 */
+    size_t logits_rows;
+    bool has_logits;
+    struct drllm_candidate *candidates; /* [n_vocab], from the first sampling on */
+    struct drllm_xnn_session *xnn; /* NULL when no matrix runs on XNNPACK */
+
+    atomic_bool cancelled;
+    drllm_layer_hook layer_hook;
+    void *layer_hook_user;
+    struct drllm_timings timings;
+    struct drllm_error error;
+};
+
+/* Fail with the session's own error. */
+#define drllm_session_fail(session, status, ...) drllm_fail(&(session)->error, status, __VA_ARGS__)
+
+/* forward.c: run tokens [0, n) as positions n_tokens .. n_tokens + n - 1, then the final norm and the head for rows
+ * first_logits .. n-1, `hook` called for each when it is not NULL. The logits of the last row end in session->logits. The
+ * context is not changed. */
+int drllm_forward(struct drllm_session *session, const int32_t *tokens, size_t n, size_t first_logits,
+                  drllm_logits_hook hook, void *user);
+
+/* block.c: run block `layer` with KV slot `slot` on n rows of the residual at positions first .. first + n - 1, whose angles
+ * are in session->cos_sin. */
+int drllm_block_run(struct drllm_session *session, size_t layer, size_t slot, float *residual, size_t n, size_t first);
+
+/* attention.c: for n rows of scratch->q at positions first ..., whose keys and values are in the cache already, the weighted
+ * values into scratch->attended. */
+void drllm_attention_run(struct drllm_session *session, size_t slot, size_t n, size_t first);
+/* Floats of scratch that one worker needs. */
+size_t drllm_attention_floats(const struct drllm_config *config, size_t max_keys);
+
+/* True, once, after drllm_session_cancel. */
+bool drllm_session_take_cancel(struct drllm_session *session);
+
+#endif

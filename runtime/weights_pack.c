@@ -1,0 +1,262 @@
+/* Weights of a file in the form that a kernel reads: converted to a format that runs, then interleaved, or packed by
+ * XNNPACK. Threads share the rows of a matrix. */
+#include "quant/matmul_xnnpack.h"
+#include "runtime/error.h"
+#include "runtime/memory.h"
+#include "runtime/weights.h"
+
+#include <string.h>
+
+struct drllm_allocation {
+    struct drllm_allocation *next;
+    void *memory;
+    size_t size;
+};
+
+void *drllm_weights_keep(struct drllm_loader *loader, size_t count, size_t size) {
+    struct drllm_model *model = loader->model;
+    size_t bytes;
+    if (!drllm_multiply(count, size, &bytes)) {
+        return NULL;
+    }
+    struct drllm_allocation *allocation = drllm_allocate(&model->allocator, 1, sizeof *allocation);
+    if (allocation == NULL) {
+        return NULL;
+    }
+    allocation->memory = drllm_allocate(&model->allocator, bytes, 1);
+    if (allocation->memory == NULL) {
+        drllm_release(&model->allocator, allocation, 1, sizeof *allocation);
+        return NULL;
+    }
+    allocation->size = bytes;
+    allocation->next = model->allocations;
+    model->allocations = allocation;
+    return allocation->memory;
+}
+
+void drllm_model_release_weights(struct drllm_model *model) {
+    while (model->allocations != NULL) {
+        struct drllm_allocation *allocation = model->allocations;
+        model->allocations = allocation->next;
+        drllm_release(&model->allocator, allocation->memory, allocation->size, 1);
+        drllm_release(&model->allocator, allocation, 1, sizeof *allocation);
+    }
+}
+
+int drllm_weights_out_of_memory(const struct drllm_loader *loader, const char *name) {
+    return drllm_fail(loader->error, DRLLM_ERR_MEMORY, "not enough memory for tensor %s", name);
+}
+
+void drllm_weights_dequantize_row(const struct drllm_source *source, size_t row, float *out) {
+    const unsigned char *data = source->data + row * source->row_bytes;
+    if (source->stored != DRLLM_FORMAT_Q8C) {
+        drllm_dequantize_row(source->stored, data, out, source->cols);
+        return;
+    }
+    for (size_t i = 0; i < source->cols; i++) {
+        out[i] = source->scales[row] * (float)(int8_t)data[i];
+    }
+}
+
+/* ---- Packing for our kernels ---- */
+
+struct pack_job {
+    const struct drllm_source *source;
+    enum drllm_format run;
+    unsigned char *packed;
+    size_t panel_bytes;
+    size_t panels_per_task;
+    size_t n_panels;
+    unsigned char *scratch; /* per worker: 8 rows as floats, 8 rows in the run format, 8 scales; NULL without conversion */
+    size_t scratch_bytes;
+    size_t run_row_bytes;
+    atomic_bool bad_weights;
+};
+
+static void convert_panel(struct pack_job *job, size_t worker, size_t panel) {
+    const struct drllm_source *source = job->source;
+    unsigned char *scratch = job->scratch + worker * job->scratch_bytes;
+    float *scales = (float *)(void *)scratch;
+    float *row_values = scales + DRLLM_PANEL_ROWS;
+    unsigned char *rows = (unsigned char *)(row_values + source->cols);
+    const size_t first = panel * DRLLM_PANEL_ROWS;
+    const size_t n = source->rows - first < DRLLM_PANEL_ROWS ? source->rows - first : (size_t)DRLLM_PANEL_ROWS;
+    for (size_t i = 0; i < n; i++) {
+        unsigned char *row = rows + i * job->run_row_bytes;
+        drllm_weights_dequantize_row(source, first + i, row_values);
+        const bool good = job->run == DRLLM_FORMAT_Q8C
+                              ? drllm_quantize_row_q8c(row_values, (int8_t *)row, &scales[i], source->cols)
+                              : drllm_quantize_row(job->run, row_values, row, source->cols);
+        if (!good) {
+            atomic_store_explicit(&job->bad_weights, true, memory_order_relaxed);
+        }
+    }
+    drllm_pack_panels(job->run, rows, job->run == DRLLM_FORMAT_Q8C ? scales : NULL, n, source->cols,
+                      job->packed + panel * job->panel_bytes, 0, 1);
+}
+
+static void pack_task(void *context, size_t worker, size_t index) {
+    struct pack_job *job = context;
+    const size_t first = index * job->panels_per_task;
+    const size_t end = first + job->panels_per_task < job->n_panels ? first + job->panels_per_task : job->n_panels;
+    if (job->scratch == NULL) {
+        drllm_pack_panels(job->run, job->source->data, job->source->scales, job->source->rows, job->source->cols, job->packed,
+                          first, end - first);
+        return;
+    }
+    for (size_t panel = first; panel < end; panel++) {
+        convert_panel(job, worker, panel);
+    }
+}
+
+static int bad_weights(const struct drllm_loader *loader, const char *name) {
+    return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "tensor %s holds NaN or infinite weights; the file is damaged", name);
+}
+
+int drllm_weights_pack(struct drllm_loader *loader, const struct drllm_source *source, struct drllm_matrix *matrix) {
+    const enum drllm_format run = matrix->format;
+    struct drllm_model *model = loader->model;
+    const size_t workers = loader->threads == NULL ? 1 : drllm_threads_count(loader->threads);
+    const size_t bytes = drllm_packed_bytes(run, source->rows, source->cols);
+    matrix->kernel = drllm_kernel_choose(run, model->cpu_features);
+    if (bytes == 0 || matrix->kernel == NULL) {
+        return drllm_fail(loader->error, DRLLM_ERR_UNSUPPORTED, "tensor %s (%zu x %zu) cannot run as %s", source->name,
+                          source->rows, source->cols, drllm_format_name(run));
+    }
+    unsigned char *packed = drllm_weights_keep(loader, bytes, 1);
+    if (packed == NULL) {
+        return drllm_weights_out_of_memory(loader, source->name);
+    }
+    struct pack_job job = {.source = source,
+                           .run = run,
+                           .packed = packed,
+                           .panel_bytes = drllm_packed_bytes(run, DRLLM_PANEL_ROWS, source->cols),
+                           .n_panels = (source->rows + DRLLM_PANEL_ROWS - 1) / DRLLM_PANEL_ROWS};
+    job.panels_per_task = job.n_panels / (workers * 4) + 1;
+    if (source->stored != run) {
+        job.run_row_bytes = run == DRLLM_FORMAT_Q8C ? source->cols : drllm_format_row_bytes(run, source->cols);
+        job.scratch_bytes =
+            (DRLLM_PANEL_ROWS + source->cols) * sizeof(float) + DRLLM_PANEL_ROWS * job.run_row_bytes + DRLLM_ALIGNMENT;
+        job.scratch_bytes = job.scratch_bytes / DRLLM_ALIGNMENT * DRLLM_ALIGNMENT;
+        job.scratch = drllm_allocate(&model->allocator, workers, job.scratch_bytes);
+        if (job.scratch == NULL) {
+            return drllm_weights_out_of_memory(loader, source->name);
+        }
+    }
+    drllm_threads_run(loader->threads, pack_task, &job, (job.n_panels + job.panels_per_task - 1) / job.panels_per_task);
+    drllm_release(&model->allocator, job.scratch, workers, job.scratch_bytes);
+    if (job.bad_weights) {
+        return bad_weights(loader, source->name);
+    }
+    matrix->data = packed;
+    matrix->panel_bytes = job.panel_bytes;
+    model->weight_bytes += bytes;
+    return DRLLM_OK;
+}
+
+/* ---- Packing for XNNPACK ---- */
+
+struct xnn_job {
+    const struct drllm_source *source;
+    enum drllm_format run;
+    unsigned char *q;     /* q8c: int8 [rows][cols]; qb4w: nibbles [rows][cols / 2] */
+    float *scales;        /* q8c: [rows] */
+    uint16_t *half_scales; /* qb4w: bf16 [rows][cols / 32] */
+    float *scratch;       /* per worker: a row */
+    size_t rows_per_task;
+    atomic_bool bad_weights;
+};
+
+static bool convert_row_for_xnn(struct xnn_job *job, size_t row, float *values) {
+    const struct drllm_source *source = job->source;
+    const size_t cols = source->cols;
+    if (job->run == DRLLM_FORMAT_Q8C) {
+        drllm_weights_dequantize_row(source, row, values);
+        return drllm_quantize_row_q8c(values, (int8_t *)job->q + row * cols, &job->scales[row], cols);
+    }
+    unsigned char *q = job->q + row * (cols / 2);
+    uint16_t *scales = job->half_scales + row * (cols / DRLLM_GROUP);
+    if (source->stored == DRLLM_FORMAT_Q4_0) {
+        const void *blocks = source->data + row * source->row_bytes;
+        return drllm_xnn_qb4w_row_from_q4_0(blocks, q, scales, cols);
+    }
+    drllm_weights_dequantize_row(source, row, values);
+    return drllm_xnn_qb4w_row(values, q, scales, cols);
+}
+
+static void xnn_task(void *context, size_t worker, size_t index) {
+    struct xnn_job *job = context;
+    const size_t end = (index + 1) * job->rows_per_task;
+    for (size_t row = index * job->rows_per_task; row < end && row < job->source->rows; row++) {
+        if (!convert_row_for_xnn(job, row, job->scratch + worker * job->source->cols)) {
+            atomic_store_explicit(&job->bad_weights, true, memory_order_relaxed);
+        }
+    }
+}
+
+static void *keep_for_xnn(void *user, size_t size, size_t alignment) {
+    (void)alignment; /* 64, which all memory here has */
+    return drllm_weights_keep(user, size, 1);
+}
+
+static int start_xnnpack(const struct drllm_loader *loader) {
+    switch (drllm_xnn_start(loader->model->cpu_features)) {
+    case DRLLM_XNN_OK:
+        return DRLLM_OK;
+    case DRLLM_XNN_OTHER_MASK:
+        return drllm_fail(loader->error, DRLLM_ERR_STATE,
+                          "XNNPACK runs in this process already with another CPU mask, which it cannot change");
+    default:
+        return drllm_fail(loader->error, DRLLM_ERR_SYSTEM, "XNNPACK cannot run on this processor with this CPU mask");
+    }
+}
+
+static int pack_for_xnn(struct drllm_loader *loader, const struct xnn_job *job, struct drllm_matrix *matrix) {
+    const struct drllm_source *source = job->source;
+    struct drllm_xnn_weights *weights = NULL;
+    const enum drllm_xnn_status status =
+        job->run == DRLLM_FORMAT_Q8C
+            ? drllm_xnn_pack_q8c((const int8_t *)job->q, job->scales, source->rows, source->cols, keep_for_xnn, loader,
+                                 &weights)
+            : drllm_xnn_pack_qb4w(job->q, job->half_scales, source->rows, source->cols, keep_for_xnn, loader, &weights);
+    if (status == DRLLM_XNN_MEMORY) {
+        return drllm_weights_out_of_memory(loader, source->name);
+    }
+    if (status != DRLLM_XNN_OK) {
+        return drllm_fail(loader->error, DRLLM_ERR_SYSTEM, "XNNPACK refused tensor %s (status %d)", source->name,
+                          (int)status);
+    }
+    matrix->xnn = weights;
+    loader->model->weight_bytes += drllm_xnn_weights_bytes(weights);
+    return DRLLM_OK;
+}
+
+int drllm_weights_pack_for_xnn(struct drllm_loader *loader, const struct drllm_source *source, struct drllm_matrix *matrix) {
+    const enum drllm_format run = matrix->format;
+    const struct drllm_allocator *allocator = &loader->model->allocator;
+    const size_t workers = loader->threads == NULL ? 1 : drllm_threads_count(loader->threads);
+    const bool q8c = run == DRLLM_FORMAT_Q8C;
+    const size_t row_bytes = q8c ? source->cols : source->cols / 2;
+    const size_t scale_bytes = q8c ? sizeof(float) : source->cols / DRLLM_GROUP * sizeof(uint16_t);
+    void *scales = drllm_allocate(allocator, source->rows, scale_bytes);
+    struct xnn_job job = {.source = source,
+                          .run = run,
+                          .q = drllm_allocate(allocator, source->rows, row_bytes),
+                          .scales = scales,
+                          .half_scales = scales,
+                          .scratch = drllm_allocate(allocator, workers, source->cols * sizeof(float)),
+                          .rows_per_task = source->rows / (workers * 4) + 1};
+    int status = start_xnnpack(loader);
+    if (status != DRLLM_OK) {
+        /* Its error is set. */
+    } else if (scales == NULL || job.q == NULL || job.scratch == NULL) {
+        status = drllm_weights_out_of_memory(loader, source->name);
+    } else {
+        drllm_threads_run(loader->threads, xnn_task, &job, (source->rows + job.rows_per_task - 1) / job.rows_per_task);
+        status = job.bad_weights ? bad_weights(loader, source->name) : pack_for_xnn(loader, &job, matrix);
+    }
+    drllm_release(allocator, scales, source->rows, scale_bytes);
+    drllm_release(allocator, job.q, source->rows, row_bytes);
+    drllm_release(allocator, job.scratch, workers, source->cols * sizeof(float));
+    return status;
+}
