@@ -8,16 +8,16 @@
 #include <stdint.h>
 
 /* X(NAME, bit, text): the text is what --cpu-mask and `drllm bench` use. The numbers are pinned: they are public API. */
-#define DRLLM_CPU_FEATURES(X) \
-    X(AVX2, 0, "avx2")        \
-    X(FMA, 1, "fma")          \
-    X(F16C, 2, "f16c")        \
-    X(AVXVNNI, 3, "avxvnni")  \
-    X(AVX512, 4, "avx512")    \
+#define DRLLM_CPU_FEATURES(X)      \
+    X(AVX2, 0, "avx2")             \
+    X(FMA, 1, "fma")               \
+    X(F16C, 2, "f16c")             \
+    X(AVXVNNI, 3, "avxvnni")       \
+    X(AVX512, 4, "avx512")         \
     X(AVX512VNNI, 5, "avx512vnni") \
-    X(NEON, 16, "neon")       \
-    X(DOTPROD, 17, "dotprod") \
-    X(I8MM, 18, "i8mm")       \
+    X(NEON, 16, "neon")            \
+    X(DOTPROD, 17, "dotprod")      \
+    X(I8MM, 18, "i8mm")            \
     X(FP16, 19, "fp16")
 
 enum {

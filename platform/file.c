@@ -1,4 +1,4 @@
-#define _FILE_OFFSET_BITS 64
+#define _FILE_OFFSET_BITS 64 /* NOLINT: the C library's name */
 
 #include "platform/file.h"
 

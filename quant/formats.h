@@ -10,9 +10,9 @@
 #include <stdint.h>
 
 enum {
-    DRLLM_GROUP = 32,        /* weights or activations that share one scale */
-    DRLLM_SUPERBLOCK = 256,  /* weights of one K-quant block */
-    DRLLM_PANEL_ROWS = 8     /* rows that packed weights interleave */
+    DRLLM_GROUP = 32,       /* weights or activations that share one scale */
+    DRLLM_SUPERBLOCK = 256, /* weights of one K-quant block */
+    DRLLM_PANEL_ROWS = 8    /* rows that packed weights interleave */
 };
 
 /* The formats by the number that GGUF gives them, so that a tensor's type needs no translation; Q8C is our own and has no

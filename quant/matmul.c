@@ -49,7 +49,8 @@ struct q8_layout {
     size_t bytes;
 };
 
-static bool q8_layout_make(size_t n_tokens, size_t cols, enum drllm_quantisation quantisation, struct q8_layout *layout) {
+static bool q8_layout_make(size_t n_tokens, size_t cols, enum drllm_quantisation quantisation,
+                           struct q8_layout *layout) {
     layout->padded_cols = (cols + DRLLM_GROUP - 1) / DRLLM_GROUP * DRLLM_GROUP;
     layout->n_groups = quantisation == DRLLM_QUANT_ROW ? 1 : layout->padded_cols / DRLLM_GROUP;
     const size_t per_group = sizeof(float) + sizeof(int32_t) + sizeof(float);
@@ -88,8 +89,8 @@ static struct drllm_q8_row *rows_init(unsigned char **memory, size_t n_tokens, s
     float *ssum = (float *)(void *)(sum + n_tokens * layout.n_groups);
     int8_t *q = (int8_t *)(void *)(ssum + n_tokens * layout.n_groups);
     for (size_t t = 0; t < n_tokens; t++) {
-        rows[t] = (struct drllm_q8_row){q + t * layout.padded_cols, scale + t * layout.n_groups, sum + t * layout.n_groups,
-                                        ssum + t * layout.n_groups};
+        rows[t] = (struct drllm_q8_row){q + t * layout.padded_cols, scale + t * layout.n_groups,
+                                        sum + t * layout.n_groups, ssum + t * layout.n_groups};
     }
     *memory += layout.bytes;
     return rows;
@@ -219,7 +220,8 @@ static bool run_xnnpack(const struct drllm_product *products, size_t n_products,
             return false;
         }
         filled = true;
-        if (drllm_xnn_op_run(products[p].op, activations->xnn, products[p].y, products[p].ldy, threads) != DRLLM_XNN_OK) {
+        if (drllm_xnn_op_run(products[p].op, activations->xnn, products[p].y, products[p].ldy, threads) !=
+            DRLLM_XNN_OK) {
             return false;
         }
     }

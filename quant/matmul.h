@@ -66,10 +66,10 @@ struct drllm_matrix {
     enum drllm_format format;
     size_t rows;
     size_t cols;
-    const struct drllm_kernel *kernel;     /* ours, or NULL when xnn is set */
-    const void *data;                      /* packed, 64-byte aligned */
+    const struct drllm_kernel *kernel; /* ours, or NULL when xnn is set */
+    const void *data;                  /* packed, 64-byte aligned */
     size_t panel_bytes;
-    const struct drllm_xnn_weights *xnn;   /* packed by XNNPACK */
+    const struct drllm_xnn_weights *xnn; /* packed by XNNPACK */
 };
 
 /* Bytes that a matrix takes when packed; 0 on overflow or when the format needs whole groups and cols is none. */
@@ -78,14 +78,14 @@ size_t drllm_packed_bytes(enum drllm_format format, size_t rows, size_t cols);
 /* Interleave panels [first_panel, first_panel + n_panels) from `src`, rows in the GGUF layout of the same format (for q8c:
  * int8 [rows][cols] with `scales` [rows], else scales is NULL). `dst` is the start of the whole packed matrix. Panels are
  * independent, so that threads can share the work. */
-void drllm_pack_panels(enum drllm_format format, const void *src, const float *scales, size_t rows, size_t cols, void *dst,
-                       size_t first_panel, size_t n_panels);
+void drllm_pack_panels(enum drllm_format format, const void *src, const float *scales, size_t rows, size_t cols,
+                       void *dst, size_t first_panel, size_t n_panels);
 
 /* Activations of up to n_tokens rows of `cols` floats, quantised on demand in the ways that matrices need. */
 enum drllm_quantisation {
-    DRLLM_QUANT_NONE = 0,    /* floats are read as they are: float formats, XNNPACK */
-    DRLLM_QUANT_GROUP = 1,   /* one scale per 32: q4_0, q4_1, q8_0 */
-    DRLLM_QUANT_ROW = 2      /* one scale per row: q8c on our kernels */
+    DRLLM_QUANT_NONE = 0,  /* floats are read as they are: float formats, XNNPACK */
+    DRLLM_QUANT_GROUP = 1, /* one scale per 32: q4_0, q4_1, q8_0 */
+    DRLLM_QUANT_ROW = 2    /* one scale per row: q8c on our kernels */
 };
 enum drllm_quantisation drllm_matrix_quantisation(const struct drllm_matrix *matrix);
 

@@ -2,7 +2,12 @@
 #include "quant/half.h"
 #include "quant/matmul_kernels.h"
 
-enum { R = DRLLM_PANEL_ROWS, Q4_STEP_BYTES = 32, Q4_GROUP_BYTES = R * DRLLM_GROUP / 2, Q8_GROUP_BYTES = R * DRLLM_GROUP };
+enum {
+    R = DRLLM_PANEL_ROWS,
+    Q4_STEP_BYTES = 32,
+    Q4_GROUP_BYTES = R * DRLLM_GROUP / 2,
+    Q8_GROUP_BYTES = R * DRLLM_GROUP
+};
 
 /* Packed fields need not be aligned for their type. */
 static uint16_t load_u16(const uint8_t *p) {
@@ -118,8 +123,8 @@ void drllm_matmul_q8c_ref(const void *panels, size_t panel_bytes, size_t n_panel
     }
 }
 
-void drllm_matmul_f32_ref(const void *panels, size_t panel_bytes, size_t n_panels, size_t cols, const float *x, size_t ldx,
-                          size_t n_tokens, float *y, size_t ldy) {
+void drllm_matmul_f32_ref(const void *panels, size_t panel_bytes, size_t n_panels, size_t cols, const float *x,
+                          size_t ldx, size_t n_tokens, float *y, size_t ldy) {
     for (size_t p = 0; p < n_panels; p++) {
         for (size_t t = 0; t < n_tokens; t++) {
             const uint8_t *w = (const uint8_t *)panels + p * panel_bytes;
@@ -152,12 +157,12 @@ static inline void matmul_half(const void *panels, size_t panel_bytes, size_t n_
     }
 }
 
-void drllm_matmul_f16_ref(const void *panels, size_t panel_bytes, size_t n_panels, size_t cols, const float *x, size_t ldx,
-                          size_t n_tokens, float *y, size_t ldy) {
+void drllm_matmul_f16_ref(const void *panels, size_t panel_bytes, size_t n_panels, size_t cols, const float *x,
+                          size_t ldx, size_t n_tokens, float *y, size_t ldy) {
     matmul_half(panels, panel_bytes, n_panels, cols, x, ldx, n_tokens, y, ldy, drllm_f16_to_f32);
 }
 
-void drllm_matmul_bf16_ref(const void *panels, size_t panel_bytes, size_t n_panels, size_t cols, const float *x, size_t ldx,
-                           size_t n_tokens, float *y, size_t ldy) {
+void drllm_matmul_bf16_ref(const void *panels, size_t panel_bytes, size_t n_panels, size_t cols, const float *x,
+                           size_t ldx, size_t n_tokens, float *y, size_t ldy) {
     matmul_half(panels, panel_bytes, n_panels, cols, x, ldx, n_tokens, y, ldy, drllm_bf16_to_f32);
 }

@@ -36,8 +36,8 @@ struct drllm_vec_ops {
     float (*softmax_exp)(float *s, size_t n, float scale);
     /* o[r*ldo + d] = (sum over j, in order, of p[r*ldp + j] * v[j*v_stride + d]) * inverse[r]; v is F16, head_dim a
      * multiple of 8. */
-    void (*attention_values)(const float *p, size_t ldp, size_t n_rows, const uint16_t *v, size_t v_stride, size_t n_keys,
-                             size_t head_dim, const float *inverse, float *o, size_t ldo);
+    void (*attention_values)(const float *p, size_t ldp, size_t n_rows, const uint16_t *v, size_t v_stride,
+                             size_t n_keys, size_t head_dim, const float *inverse, float *o, size_t ldo);
 };
 
 /* The best table for a processor with these features (DRLLM_CPU_*). Never NULL. */
@@ -48,8 +48,8 @@ const struct drllm_vec_ops *const *drllm_vec_backends(size_t *n);
 /* The same two over keys and values in F32, for the F32 reference network; portable only. Strides are in floats. */
 void drllm_attention_scores_f32(const float *q, size_t ldq, size_t n_rows, const float *k, size_t block_stride,
                                 size_t n_blocks, size_t head_dim, float *s, size_t lds);
-void drllm_attention_values_f32(const float *p, size_t ldp, size_t n_rows, const float *v, size_t v_stride, size_t n_keys,
-                                size_t head_dim, const float *inverse, float *o, size_t ldo);
+void drllm_attention_values_f32(const float *p, size_t ldp, size_t n_rows, const float *v, size_t v_stride,
+                                size_t n_keys, size_t head_dim, const float *inverse, float *o, size_t ldo);
 
 /* exp(x) within 2 units in the last place, one sequence of operations on every machine; 0 below -87.3, never infinite: x is
  * held at 88.3 above. NaN gives an unspecified value. */

@@ -20,8 +20,8 @@ void drllm_attention_scores_f32(const float *q, size_t ldq, size_t n_rows, const
     }
 }
 
-void drllm_attention_values_f32(const float *p, size_t ldp, size_t n_rows, const float *v, size_t v_stride, size_t n_keys,
-                                size_t head_dim, const float *inverse, float *o, size_t ldo) {
+void drllm_attention_values_f32(const float *p, size_t ldp, size_t n_rows, const float *v, size_t v_stride,
+                                size_t n_keys, size_t head_dim, const float *inverse, float *o, size_t ldo) {
     for (size_t r = 0; r < n_rows; r++) {
         float *row = o + r * ldo;
         memset(row, 0, head_dim * sizeof *row);

@@ -128,8 +128,8 @@ static float softmax_exp(float *s, size_t n, float scale) {
     return fold(lane);
 }
 
-static void attention_values(const float *p, size_t ldp, size_t n_rows, const uint16_t *v, size_t v_stride, size_t n_keys,
-                             size_t head_dim, const float *inverse, float *o, size_t ldo) {
+static void attention_values(const float *p, size_t ldp, size_t n_rows, const uint16_t *v, size_t v_stride,
+                             size_t n_keys, size_t head_dim, const float *inverse, float *o, size_t ldo) {
     for (size_t r = 0; r < n_rows; r++) {
         for (size_t d = 0; d < head_dim; d++) {
             float acc = 0.0f;

@@ -55,8 +55,9 @@ static void scores_of_rows(const struct drllm_session *session, size_t slot, siz
     const size_t stride = drllm_kvcache_key_stride(kv);
     const size_t n_blocks = rows->padded_keys / DRLLM_KV_BLOCK;
     if (kv->element_bytes == sizeof(float)) {
-        drllm_attention_scores_f32(rows->queries, kv->head_dim, rows->n_rows, (const float *)kv->slots[slot].keys + offset,
-                                   stride, n_blocks, kv->head_dim, rows->scores, rows->padded_keys);
+        drllm_attention_scores_f32(rows->queries, kv->head_dim, rows->n_rows,
+                                   (const float *)kv->slots[slot].keys + offset, stride, n_blocks, kv->head_dim,
+                                   rows->scores, rows->padded_keys);
     } else {
         session->model->vec->attention_scores(rows->queries, kv->head_dim, rows->n_rows,
                                               (const uint16_t *)kv->slots[slot].keys + offset, stride, n_blocks,

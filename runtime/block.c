@@ -60,13 +60,14 @@ static bool multiply(struct chunk *chunk, const struct output *outputs, size_t n
     struct drllm_product products[DRLLM_MAX_PRODUCTS];
     for (size_t i = 0; i < n_outputs; i++) {
         const struct drllm_matrix *matrix = &chunk->weights->matrix[outputs[i].which];
-        products[i] = (struct drllm_product){
-            .matrix = matrix,
-            .y = outputs[i].y,
-            .ldy = matrix->rows,
-            .op = drllm_xnn_session_op(chunk->session->xnn, chunk->layer, outputs[i].which)};
+        products[i] =
+            (struct drllm_product){.matrix = matrix,
+                                   .y = outputs[i].y,
+                                   .ldy = matrix->rows,
+                                   .op = drllm_xnn_session_op(chunk->session->xnn, chunk->layer, outputs[i].which)};
     }
-    return drllm_matmul(products, n_outputs, &chunk->activations, chunk->session->threads, chunk->session->scratch.tail);
+    return drllm_matmul(products, n_outputs, &chunk->activations, chunk->session->threads,
+                        chunk->session->scratch.tail);
 }
 
 /* The quantisations that the products of `outputs` read. */
@@ -102,8 +103,8 @@ static void norm_for_attention(struct chunk *chunk, size_t worker, size_t row) {
     (void)worker;
     const struct drllm_config *config = &chunk->model->config;
     chunk->model->vec->rms_norm(chunk->session->scratch.normed + row * config->d_model,
-                                chunk->residual + row * config->d_model, chunk->weights->attention_norm, config->d_model,
-                                config->rms_eps);
+                                chunk->residual + row * config->d_model, chunk->weights->attention_norm,
+                                config->d_model, config->rms_eps);
     quantize_row(chunk, row);
 }
 
@@ -182,7 +183,8 @@ static bool run_attention(struct chunk *chunk) {
     static const enum drllm_block_matrix qkv[] = {DRLLM_MATRIX_Q, DRLLM_MATRIX_K, DRLLM_MATRIX_V};
     static const enum drllm_block_matrix projection[] = {DRLLM_MATRIX_OUTPUT};
 
-    begin_activations(chunk, scratch->normed, config->d_model, scratch->quantised_d_model, quantisations(chunk, qkv, 3));
+    begin_activations(chunk, scratch->normed, config->d_model, scratch->quantised_d_model,
+                      quantisations(chunk, qkv, 3));
     for_each_row(chunk, norm_for_attention);
     const struct output q_k_v[] = {
         {DRLLM_MATRIX_Q, scratch->q}, {DRLLM_MATRIX_K, scratch->k}, {DRLLM_MATRIX_V, scratch->v}};
@@ -205,7 +207,8 @@ static bool run_ffn(struct chunk *chunk) {
     static const enum drllm_block_matrix gate_up[] = {DRLLM_MATRIX_GATE, DRLLM_MATRIX_UP};
     static const enum drllm_block_matrix down[] = {DRLLM_MATRIX_DOWN};
 
-    begin_activations(chunk, scratch->normed, config->d_model, scratch->quantised_d_model, quantisations(chunk, gate_up, 2));
+    begin_activations(chunk, scratch->normed, config->d_model, scratch->quantised_d_model,
+                      quantisations(chunk, gate_up, 2));
     for_each_row(chunk, add_attention_and_norm);
     const struct output gate_and_up[] = {{DRLLM_MATRIX_GATE, scratch->gate}, {DRLLM_MATRIX_UP, scratch->up}};
     if (!multiply(chunk, gate_and_up, 2)) {

@@ -6,17 +6,19 @@
  * int32 sums of the q8c kernels hold. */
 enum { MAX_WIDTH = 1 << 17, MAX_LAYERS = 1 << 12, MAX_CONTEXT = 1 << 28 };
 
-static int read_size(const struct drllm_gguf *gguf, const char *key, size_t max, size_t *value, struct drllm_error *error) {
+static int read_size(const struct drllm_gguf *gguf, const char *key, size_t max, size_t *value,
+                     struct drllm_error *error) {
     uint64_t number;
     if (!drllm_gguf_get_u64(gguf, key, &number)) {
         if (drllm_gguf_find(gguf, key) != NULL) {
-            return drllm_fail(error, DRLLM_ERR_UNSUPPORTED, "%s is not a single number; only uniform layers are supported",
-                              key);
+            return drllm_fail(error, DRLLM_ERR_UNSUPPORTED,
+                              "%s is not a single number; only uniform layers are supported", key);
         }
         return drllm_fail(error, DRLLM_ERR_FORMAT, "the file has no key %s; it is damaged or not a whole model", key);
     }
     if (number == 0 || number > max) {
-        return drllm_fail(error, DRLLM_ERR_FORMAT, "%s is %llu; 1 to %zu makes sense", key, (unsigned long long)number, max);
+        return drllm_fail(error, DRLLM_ERR_FORMAT, "%s is %llu; 1 to %zu makes sense", key, (unsigned long long)number,
+                          max);
     }
     *value = (size_t)number;
     return DRLLM_OK;
@@ -75,7 +77,8 @@ static int read_rope(const struct drllm_gguf *gguf, struct drllm_config *config,
 int drllm_config_read(const struct drllm_gguf *gguf, struct drllm_config *config, struct drllm_error *error) {
     uint64_t n_experts = 0;
     if (drllm_gguf_get_u64(gguf, "llama.expert_count", &n_experts) && n_experts > 0) {
-        return drllm_fail(error, DRLLM_ERR_UNSUPPORTED, "the model has %llu experts; mixtures of experts are not supported",
+        return drllm_fail(error, DRLLM_ERR_UNSUPPORTED,
+                          "the model has %llu experts; mixtures of experts are not supported",
                           (unsigned long long)n_experts);
     }
     struct drllm_config c = {0};
@@ -109,7 +112,8 @@ int drllm_config_read(const struct drllm_gguf *gguf, struct drllm_config *config
         return status;
     }
     if (c.n_heads % c.n_kv_heads != 0) {
-        return drllm_fail(error, DRLLM_ERR_FORMAT, "%zu key/value heads do not divide %zu heads", c.n_kv_heads, c.n_heads);
+        return drllm_fail(error, DRLLM_ERR_FORMAT, "%zu key/value heads do not divide %zu heads", c.n_kv_heads,
+                          c.n_heads);
     }
     if (value_length != c.head_dim || c.head_dim % 8 != 0 || c.head_dim == 0) {
         return drllm_fail(error, DRLLM_ERR_UNSUPPORTED,
@@ -117,7 +121,8 @@ int drllm_config_read(const struct drllm_gguf *gguf, struct drllm_config *config
                           c.head_dim, value_length);
     }
     if (c.n_rot > c.head_dim || c.n_rot % 2 != 0) {
-        return drllm_fail(error, DRLLM_ERR_FORMAT, "llama.rope.dimension_count is %zu for heads of %zu", c.n_rot, c.head_dim);
+        return drllm_fail(error, DRLLM_ERR_FORMAT, "llama.rope.dimension_count is %zu for heads of %zu", c.n_rot,
+                          c.head_dim);
     }
     if (!drllm_gguf_get_f32(gguf, "llama.attention.layer_norm_rms_epsilon", &c.rms_eps) ||
         !(c.rms_eps > 0.0f && c.rms_eps < 1.0f)) {

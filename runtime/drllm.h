@@ -85,14 +85,14 @@ enum drllm_head {
 struct drllm_model_params {
     struct drllm_allocator allocator; /* default: the platform's aligned allocator */
     struct drllm_log log;             /* default: none */
-    uint64_t cpu_mask;                /* DRLLM_CPU_* features that may be used (platform/cpu.h); default: all. With XNNPACK
+    uint64_t cpu_mask; /* DRLLM_CPU_* features that may be used (platform/cpu.h); default: all. With XNNPACK
                                          in use the mask of the first such model holds for the process, and another is
                                          DRLLM_ERR_STATE */
     enum drllm_compute compute;
     enum drllm_head head;
-    bool vocab_only;      /* read the vocabulary and metadata only; no sessions */
+    bool vocab_only;       /* read the vocabulary and metadata only; no sessions */
     unsigned load_threads; /* threads that interleave the weights; 0: as many as a session would use */
-    uint64_t reserved[8]; /* zero */
+    uint64_t reserved[8];  /* zero */
 };
 struct drllm_model_params drllm_model_default_params(void);
 
@@ -120,13 +120,13 @@ struct drllm_model_info {
     size_t n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, n_vocab;
     size_t n_context_trained;
     uint64_t n_params;
-    uint64_t weight_bytes; /* that one token reads: the packed matrices of all blocks and of the head */
+    uint64_t weight_bytes;        /* that one token reads: the packed matrices of all blocks and of the head */
     int32_t bos_token, eos_token; /* -1: the vocabulary has none */
     bool add_bos;                 /* texts begin with the BOS token */
     enum drllm_chat_template chat_template;
-    uint64_t cpu_features; /* in use: detected and not masked */
-    const char *backend;      /* of the blocks' products, "avx2" or "xnnpack" */
-    const char *head_format;  /* what the output head runs in, "q8_0" */
+    uint64_t cpu_features;   /* in use: detected and not masked */
+    const char *backend;     /* of the blocks' products, "avx2" or "xnnpack" */
+    const char *head_format; /* what the output head runs in, "q8_0" */
     const char *head_backend;
     uint64_t reserved[8];
 };
@@ -214,9 +214,9 @@ void drllm_session_reset(struct drllm_session *session);
 void drllm_session_cancel(struct drllm_session *session);
 
 struct drllm_timings {
-    uint64_t n_prefill, n_decode;     /* tokens computed in calls of several tokens, of one token */
+    uint64_t n_prefill, n_decode; /* tokens computed in calls of several tokens, of one token */
     uint64_t prefill_ns, decode_ns;
-    uint64_t kv_bytes;                /* allocated for keys and values now */
+    uint64_t kv_bytes; /* allocated for keys and values now */
     uint64_t reserved[8];
 };
 void drllm_session_get_timings(const struct drllm_session *session, struct drllm_timings *timings);
@@ -224,13 +224,13 @@ void drllm_session_get_timings(const struct drllm_session *session, struct drllm
 /* ---- Sampling and generation ------------------------------------------------------------------------------------ */
 
 struct drllm_sampler_params {
-    float temperature;      /* default 0.8; 0: the likeliest token; range [0, 100] */
-    size_t top_k;           /* default 40; 0: off */
-    float top_p;            /* default 0.95; (0, 1], 1: off */
-    float min_p;            /* default 0.05; [0, 1), 0: off. Keeps p >= min_p * the largest p */
-    float repeat_penalty;   /* default 1: off; > 0. Divides positive logits of recent tokens, multiplies negative ones */
-    size_t repeat_last_n;   /* default 64 tokens that the penalty looks at */
-    uint64_t seed;          /* default 0. The same seed, model and prompt give the same text on every machine */
+    float temperature;    /* default 0.8; 0: the likeliest token; range [0, 100] */
+    size_t top_k;         /* default 40; 0: off */
+    float top_p;          /* default 0.95; (0, 1], 1: off */
+    float min_p;          /* default 0.05; [0, 1), 0: off. Keeps p >= min_p * the largest p */
+    float repeat_penalty; /* default 1: off; > 0. Divides positive logits of recent tokens, multiplies negative ones */
+    size_t repeat_last_n; /* default 64 tokens that the penalty looks at */
+    uint64_t seed;        /* default 0. The same seed, model and prompt give the same text on every machine */
     uint64_t reserved[8];
 };
 struct drllm_sampler_params drllm_sampler_default_params(void);
@@ -241,7 +241,8 @@ struct drllm_sampler {
     uint64_t random[4];
 };
 /* ARGUMENT when a parameter is out of its range or NaN. */
-int drllm_sampler_init(struct drllm_sampler *sampler, const struct drllm_sampler_params *params, struct drllm_error *error);
+int drllm_sampler_init(struct drllm_sampler *sampler, const struct drllm_sampler_params *params,
+                       struct drllm_error *error);
 
 /* Choose a token from the session's logits: penalty, top-k, top-p, min-p, then temperature (the order of llama.cpp's
  * defaults). STATE without logits. The token is not appended. */
@@ -249,17 +250,17 @@ int drllm_session_sample(struct drllm_session *session, struct drllm_sampler *sa
 
 enum drllm_stop_reason {
     DRLLM_STOP_MAX_TOKENS = 0,
-    DRLLM_STOP_END = 1,     /* the model ended its answer */
-    DRLLM_STOP_STRING = 2,  /* a stop string came; it is not part of the text */
+    DRLLM_STOP_END = 1,    /* the model ended its answer */
+    DRLLM_STOP_STRING = 2, /* a stop string came; it is not part of the text */
     DRLLM_STOP_CALLBACK = 3,
-    DRLLM_STOP_CONTEXT = 4  /* the context is full */
+    DRLLM_STOP_CONTEXT = 4 /* the context is full */
 };
 
 struct drllm_generate_params {
-    size_t max_tokens;              /* default 128 */
-    const char *const *stop;        /* default none: zero-terminated strings */
+    size_t max_tokens;       /* default 128 */
+    const char *const *stop; /* default none: zero-terminated strings */
     size_t n_stop;
-    bool ignore_end;                /* default false: go on after an end token */
+    bool ignore_end; /* default false: go on after an end token */
     /* Called with whole characters of text (size bytes, not terminated; size may be 0 for a token that ended none), and the
      * token that completed them. True goes on, false stops. NULL: no call. */
     bool (*on_text)(void *user, int32_t token, const char *text, size_t size);
@@ -284,14 +285,14 @@ int drllm_session_generate(struct drllm_session *session, struct drllm_sampler *
 
 struct drllm_choice {
     const int32_t *tokens;
-    size_t n_tokens;  /* >= 1 */
-    double log_prob;  /* out: sum of ln p(token | prompt, choice so far) */
+    size_t n_tokens; /* >= 1 */
+    double log_prob; /* out: sum of ln p(token | prompt, choice so far) */
 };
 
 /* How likely each choice is after the prompt. The context must be empty (STATE otherwise); the prompt is computed once and is
  * all that the context holds afterwards, with its logits. Errors as for prefill; log_prob is then unspecified. */
-int drllm_session_score(struct drllm_session *session, const int32_t *prompt, size_t n_prompt, struct drllm_choice *choices,
-                        size_t n_choices);
+int drllm_session_score(struct drllm_session *session, const int32_t *prompt, size_t n_prompt,
+                        struct drllm_choice *choices, size_t n_choices);
 
 #ifdef __cplusplus
 }

@@ -148,9 +148,9 @@ static void make_printable(char *text, size_t length, bool cut) {
     }
 }
 
-int drllm_fail(struct drllm_error *error, int status, const char *format, ...) {
+struct drllm_error *drllm_error_set(struct drllm_error *error, int status, const char *format, ...) {
     if (error == NULL) {
-        return status;
+        return NULL;
     }
     /* The arguments may point into the error that is replaced. */
     char detail[sizeof error->detail];
@@ -161,7 +161,7 @@ int drllm_fail(struct drllm_error *error, int status, const char *format, ...) {
     make_printable(detail, length, length == sizeof detail - 1);
     error->status = status;
     memcpy(error->detail, detail, length + 1);
-    return status;
+    return error;
 }
 
 void drllm_log_line(const struct drllm_log *log, enum drllm_log_level level, const char *format, ...) {

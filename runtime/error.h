@@ -17,11 +17,21 @@
 size_t drllm_format_text(char *text, size_t size, const char *format, ...) DRLLM_PRINTF(3, 4);
 size_t drllm_format_text_v(char *text, size_t size, const char *format, va_list arguments);
 
-/* Set the error (may be NULL) and return the status, so that a caller writes `return drllm_fail(...)`. Bytes of the detail
- * that are not printable ASCII or valid UTF-8 become '?', since names come from files. */
-int drllm_fail(struct drllm_error *error, int status, const char *format, ...) DRLLM_PRINTF(3, 4);
+/* Set the error (may be NULL; returned as it is). Bytes of the detail that are not printable ASCII or valid UTF-8 become
+ * '?', since names come from files. */
+struct drllm_error *drllm_error_set(struct drllm_error *error, int status, const char *format, ...) DRLLM_PRINTF(3, 4);
+
+static inline int drllm_error_status(const struct drllm_error *error, int status) {
+    (void)error;
+    return status;
+}
+
+/* Set the error and return the status, so that a caller writes `return drllm_fail(...)`. A macro, because compilers and
+ * analysers then see that the status is not DRLLM_OK. */
+#define drllm_fail(error, status, ...) drllm_error_status(drllm_error_set(error, status, __VA_ARGS__), status)
 
 /* Write a line to the log, if there is one. */
-void drllm_log_line(const struct drllm_log *log, enum drllm_log_level level, const char *format, ...) DRLLM_PRINTF(3, 4);
+void drllm_log_line(const struct drllm_log *log, enum drllm_log_level level, const char *format, ...)
+    DRLLM_PRINTF(3, 4);
 
 #endif

@@ -13,7 +13,8 @@
 enum { HEAD_ROWS = 16 }; /* rows of logits in memory at once */
 
 static int out_of_memory(struct drllm_session *session, const char *what) {
-    return drllm_session_fail(session, DRLLM_ERR_MEMORY, "not enough memory for %s; a smaller context needs less", what);
+    return drllm_session_fail(session, DRLLM_ERR_MEMORY, "not enough memory for %s; a smaller context needs less",
+                              what);
 }
 
 /* Replace *memory by a larger block without its content; the old one stays when there is none. */
@@ -102,18 +103,18 @@ static int run_head(struct drllm_session *session, size_t first, size_t n) {
                              model->output_norm, d_model, model->config.rms_eps);
     }
     drllm_activations_quantize(&activations, model->vec, 0, n);
-    const struct drllm_product product = {
-        .matrix = &model->head,
-        .y = session->logits,
-        .ldy = model->config.n_vocab,
-        .op = drllm_xnn_session_op(session->xnn, model->config.n_layers, 0)};
+    const struct drllm_product product = {.matrix = &model->head,
+                                          .y = session->logits,
+                                          .ldy = model->config.n_vocab,
+                                          .op = drllm_xnn_session_op(session->xnn, model->config.n_layers, 0)};
     if (!drllm_matmul(&product, 1, &activations, session->threads, session->scratch.tail)) {
         return drllm_session_fail(session, DRLLM_ERR_SYSTEM, "XNNPACK could not run the output head");
     }
     return DRLLM_OK;
 }
 
-static int run_logits(struct drllm_session *session, size_t n, size_t first_logits, drllm_logits_hook hook, void *user) {
+static int run_logits(struct drllm_session *session, size_t n, size_t first_logits, drllm_logits_hook hook,
+                      void *user) {
     const size_t n_vocab = session->model->config.n_vocab;
     /* The scratch rows of the head are those of a chunk. */
     const size_t step = session->scratch.n_chunk < HEAD_ROWS ? session->scratch.n_chunk : (size_t)HEAD_ROWS;

@@ -27,7 +27,8 @@ static bool append(struct generation *generation, int32_t token) {
     struct pending *pending = &generation->pending;
     const struct drllm_model *model = generation->session->model;
     size_t size = 0;
-    int status = drllm_token_bytes(model, token, false, pending->text + pending->size, pending->capacity - pending->size, &size);
+    int status =
+        drllm_token_bytes(model, token, false, pending->text + pending->size, pending->capacity - pending->size, &size);
     if (status == DRLLM_ERR_BUFFER) {
         const struct drllm_allocator *allocator = &generation->session->allocator;
         const size_t capacity = 2 * (pending->size + size) + 64;
@@ -35,7 +36,7 @@ static bool append(struct generation *generation, int32_t token) {
         if (larger == NULL) {
             return false;
         }
-        if (pending->size > 0) {
+        if (pending->text != NULL) {
             memcpy(larger, pending->text, pending->size);
         }
         drllm_release(allocator, pending->text, pending->capacity, 1);
@@ -81,7 +82,7 @@ static bool report(struct generation *generation, int32_t token, const char *tex
 static bool flush(struct generation *generation, int32_t token, size_t size, bool *going_on) {
     struct pending *pending = &generation->pending;
     const struct drllm_allocator *allocator = &generation->session->allocator;
-    if (size == 0) {
+    if (size == 0 || pending->text == NULL) {
         *going_on = report(generation, token, "", 0);
         return true;
     }

@@ -36,9 +36,9 @@ enum drllm_gguf_type {
 
 struct drllm_gguf_entry {
     struct drllm_string key;
-    uint32_t type;      /* enum drllm_gguf_type */
-    uint32_t item_type; /* of an ARRAY; arrays of arrays are refused */
-    size_t count;       /* items of an ARRAY, 1 otherwise */
+    uint32_t type;       /* enum drllm_gguf_type */
+    uint32_t item_type;  /* of an ARRAY; arrays of arrays are refused */
+    size_t count;        /* items of an ARRAY, 1 otherwise */
     const uint8_t *data; /* the first item; unaligned */
     size_t size;         /* bytes of all items */
 };

@@ -108,7 +108,8 @@ void drllm_kvcache_store(const struct drllm_kvcache *cache, size_t slot, size_t 
     } else {
         scatter_f32((float *)cache->slots[slot].keys + first, keys, width);
     }
-    memcpy((unsigned char *)cache->slots[slot].values + position * position_bytes(cache), values, position_bytes(cache));
+    memcpy((unsigned char *)cache->slots[slot].values + position * position_bytes(cache), values,
+           position_bytes(cache));
 }
 
 uint64_t drllm_kvcache_bytes(const struct drllm_kvcache *cache) {

@@ -84,5 +84,6 @@ double drllm_log(double x) {
     for (int i = 23; i >= 1; i -= 2) {
         series = series * zz + 1.0 / i;
     }
-    return (double)exponent * 1.90821492927058770002e-10 + 2.0 * z * series + (double)exponent * 6.93147180369123816490e-01;
+    return (double)exponent * 1.90821492927058770002e-10 + 2.0 * z * series +
+           (double)exponent * 6.93147180369123816490e-01;
 }

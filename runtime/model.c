@@ -24,14 +24,16 @@ static void platform_release(void *user, void *memory, size_t size) {
 }
 
 struct drllm_model_params drllm_model_default_params(void) {
-    return (struct drllm_model_params){.allocator = {platform_allocate, platform_release, NULL}, .cpu_mask = UINT64_MAX};
+    return (struct drllm_model_params){.allocator = {platform_allocate, platform_release, NULL},
+                                       .cpu_mask = UINT64_MAX};
 }
 
 /* ---- Opening ---- */
 
 static int check_params(const struct drllm_model_params *params, struct drllm_error *error) {
     if (params->allocator.allocate == NULL || params->allocator.release == NULL) {
-        return drllm_fail(error, DRLLM_ERR_ARGUMENT, "the allocator needs both functions; begin with the default parameters");
+        return drllm_fail(error, DRLLM_ERR_ARGUMENT,
+                          "the allocator needs both functions; begin with the default parameters");
     }
     if ((int)params->compute < DRLLM_COMPUTE_EXACT || params->compute > DRLLM_COMPUTE_F32) {
         return drllm_fail(error, DRLLM_ERR_ARGUMENT, "there is no compute mode %d", (int)params->compute);
@@ -149,8 +151,8 @@ int drllm_model_open_memory(const void *data, size_t size, const struct drllm_mo
     return open_model(data, size, false, params, model, error);
 }
 
-int drllm_model_open_mapped(struct drllm_file *file, const struct drllm_model_params *params, struct drllm_model **model,
-                            struct drllm_error *error) {
+int drllm_model_open_mapped(struct drllm_file *file, const struct drllm_model_params *params,
+                            struct drllm_model **model, struct drllm_error *error) {
     int status = open_model(file->data, file->size, true, params, model, error);
     if (status == DRLLM_OK) {
         struct drllm_file *kept = drllm_allocate(&(*model)->allocator, 1, sizeof *kept);
@@ -252,6 +254,6 @@ int drllm_chat_format(const struct drllm_model *model, const struct drllm_chat_m
     if (model == NULL || size == NULL || (messages == NULL && n_messages > 0) || (text == NULL && capacity > 0)) {
         return drllm_fail(error, DRLLM_ERR_ARGUMENT, "model, messages, text and size must not be NULL");
     }
-    return drllm_chat_write(model->chat_template, model->chat_text, messages, n_messages, add_assistant, text, capacity, size,
-                            error);
+    return drllm_chat_write(model->chat_template, model->chat_text, messages, n_messages, add_assistant, text, capacity,
+                            size, error);
 }

@@ -78,8 +78,8 @@ int drllm_model_load_weights(struct drllm_model *model, unsigned n_threads, stru
 void drllm_model_release_weights(struct drllm_model *model);
 
 /* The open of drllm.h with a mapping that the model takes over (also when it fails). */
-int drllm_model_open_mapped(struct drllm_file *file, const struct drllm_model_params *params, struct drllm_model **model,
-                            struct drllm_error *error);
+int drllm_model_open_mapped(struct drllm_file *file, const struct drllm_model_params *params,
+                            struct drllm_model **model, struct drllm_error *error);
 
 /* One row of the embedding as floats[d_model]. token in range. */
 void drllm_model_embed(const struct drllm_model *model, int32_t token, float *x);

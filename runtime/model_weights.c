@@ -16,13 +16,14 @@ static const struct drllm_gguf_tensor *find(const struct drllm_loader *loader, c
     return drllm_gguf_find_tensor(&loader->model->gguf, name);
 }
 
-static int check_shape(const struct drllm_loader *loader, const struct drllm_gguf_tensor *tensor, const char *name, size_t cols,
-                       size_t rows) {
+static int check_shape(const struct drllm_loader *loader, const struct drllm_gguf_tensor *tensor, const char *name,
+                       size_t cols, size_t rows) {
     if (tensor->data == NULL) {
-        return drllm_fail(loader->error, DRLLM_ERR_UNSUPPORTED,
-                          "tensor %s has type %s, which is not supported; f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, "
-                          "q4_k, q5_k and q6_k are",
-                          name, drllm_format_name(tensor->type));
+        return drllm_fail(
+            loader->error, DRLLM_ERR_UNSUPPORTED,
+            "tensor %s has type %s, which is not supported; f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, "
+            "q4_k, q5_k and q6_k are",
+            name, drllm_format_name(tensor->type));
     }
     if (tensor->dims[0] != cols || tensor->dims[1] != rows || tensor->dims[2] != 1 || tensor->dims[3] != 1) {
         return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "tensor %s is %zu x %zu; the metadata wants %zu x %zu", name,
@@ -52,8 +53,8 @@ static int load_vector(struct drllm_loader *loader, const char *name, size_t n, 
     drllm_dequantize_row((enum drllm_format)tensor->type, tensor->data, copy, n);
     for (size_t i = 0; i < n; i++) {
         if (!isfinite(copy[i])) {
-            return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "tensor %s holds NaN or infinite values; the file is damaged",
-                              name);
+            return drllm_fail(loader->error, DRLLM_ERR_FORMAT,
+                              "tensor %s holds NaN or infinite values; the file is damaged", name);
         }
     }
     *values = copy;
@@ -63,8 +64,8 @@ static int load_vector(struct drllm_loader *loader, const char *name, size_t n, 
 static int load_norm(struct drllm_loader *loader, const char *name, const float **values) {
     const int status = load_vector(loader, name, loader->model->config.d_model, values);
     if (status == DRLLM_OK && *values == NULL) {
-        return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "the file has no tensor %s; it is damaged or not a whole model",
-                          name);
+        return drllm_fail(loader->error, DRLLM_ERR_FORMAT,
+                          "the file has no tensor %s; it is damaged or not a whole model", name);
     }
     return status;
 }
@@ -76,36 +77,37 @@ static int check_q8c(const struct drllm_loader *loader, const struct drllm_sourc
         sound = sound && isfinite(source->scales[i]) && source->scales[i] >= 0.0f;
     }
     return sound ? DRLLM_OK
-                 : drllm_fail(loader->error, DRLLM_ERR_FORMAT, "tensor %s holds -128 or a scale that is none", source->name);
+                 : drllm_fail(loader->error, DRLLM_ERR_FORMAT, "tensor %s holds -128 or a scale that is none",
+                              source->name);
 }
 
 /* `base` is the name without ".weight". */
-static int find_matrix(const struct drllm_loader *loader, const char *base, size_t cols, size_t rows, char name[NAME_BYTES],
-                       struct drllm_source *source) {
+static int find_matrix(const struct drllm_loader *loader, const char *base, size_t cols, size_t rows,
+                       char name[NAME_BYTES], struct drllm_source *source) {
     drllm_format_text(name, NAME_BYTES, "%s.weight", base);
     const struct drllm_gguf_tensor *tensor = find(loader, name);
     if (tensor == NULL) {
-        return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "the file has no tensor %s; it is damaged or not a whole model",
-                          name);
+        return drllm_fail(loader->error, DRLLM_ERR_FORMAT,
+                          "the file has no tensor %s; it is damaged or not a whole model", name);
     }
     const int status = check_shape(loader, tensor, name, cols, rows);
     if (status != DRLLM_OK) {
         return status;
     }
     *source = (struct drllm_source){.name = name,
-                              .stored = (enum drllm_format)tensor->type,
-                              .data = tensor->data,
-                              .rows = rows,
-                              .cols = cols,
-                              .row_bytes = tensor->size / rows,
-                              .bytes = tensor->size};
+                                    .stored = (enum drllm_format)tensor->type,
+                                    .data = tensor->data,
+                                    .rows = rows,
+                                    .cols = cols,
+                                    .row_bytes = tensor->size / rows,
+                                    .bytes = tensor->size};
     if (source->stored == DRLLM_FORMAT_I8) {
         char scale_name[NAME_BYTES];
         drllm_format_text(scale_name, sizeof scale_name, "%s_scale", name);
         const struct drllm_gguf_tensor *scales = find(loader, scale_name);
         if (scales == NULL || scales->type != DRLLM_FORMAT_F32 || scales->size != rows * sizeof(float)) {
-            return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "tensor %s is int8, but %s does not hold its %zu scales", name,
-                              scale_name, rows);
+            return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "tensor %s is int8, but %s does not hold its %zu scales",
+                              name, scale_name, rows);
         }
         source->stored = DRLLM_FORMAT_Q8C;
         source->scales = scales->data;
@@ -143,8 +145,8 @@ static int load_matrix(struct drllm_loader *loader, const char *base, size_t col
     struct drllm_choice_of_format choice;
     if (!drllm_choose_format(source.stored, cols, is_head, model->compute, model->head_choice, model->cpu_features,
                              &choice)) {
-        return drllm_fail(loader->error, DRLLM_ERR_UNSUPPORTED, "tensor %s has type %s, which cannot be multiplied", name,
-                          drllm_format_name(source.stored));
+        return drllm_fail(loader->error, DRLLM_ERR_UNSUPPORTED, "tensor %s has type %s, which cannot be multiplied",
+                          name, drllm_format_name(source.stored));
     }
     *matrix = (struct drllm_matrix){.format = choice.format, .rows = rows, .cols = cols};
     status = choice.xnnpack ? drllm_weights_pack_for_xnn(loader, &source, matrix)
@@ -220,7 +222,8 @@ static int load_rope(struct drllm_loader *loader) {
     if (model->rope_frequency == NULL) {
         return drllm_weights_out_of_memory(loader, "rope_freqs.weight");
     }
-    drllm_rope_frequencies(model->rope_frequency, config->n_rot, config->rope_theta, config->rope_linear_factor, factors);
+    drllm_rope_frequencies(model->rope_frequency, config->n_rot, config->rope_theta, config->rope_linear_factor,
+                           factors);
     return DRLLM_OK;
 }
 
@@ -238,10 +241,10 @@ static int load_embedding(struct drllm_loader *loader) {
 void drllm_model_embed(const struct drllm_model *model, int32_t token, float *x) {
     const struct drllm_embedding *embedding = &model->embedding;
     const struct drllm_source source = {.stored = embedding->format,
-                                  .data = embedding->rows,
-                                  .scales = embedding->scales,
-                                  .cols = model->config.d_model,
-                                  .row_bytes = embedding->row_bytes};
+                                        .data = embedding->rows,
+                                        .scales = embedding->scales,
+                                        .cols = model->config.d_model,
+                                        .row_bytes = embedding->row_bytes};
     drllm_weights_dequantize_row(&source, (size_t)token, x);
 }
 
@@ -295,4 +298,3 @@ int drllm_model_load_weights(struct drllm_model *model, unsigned n_threads, stru
     drllm_threads_destroy(loader.threads);
     return status;
 }
-

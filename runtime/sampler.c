@@ -8,12 +8,8 @@
 #include <math.h>
 
 struct drllm_sampler_params drllm_sampler_default_params(void) {
-    return (struct drllm_sampler_params){.temperature = 0.8f,
-                                         .top_k = 40,
-                                         .top_p = 0.95f,
-                                         .min_p = 0.05f,
-                                         .repeat_penalty = 1.0f,
-                                         .repeat_last_n = 64};
+    return (struct drllm_sampler_params){
+        .temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1.0f, .repeat_last_n = 64};
 }
 
 /* splitmix64, as the authors of xoshiro advise for seeding (prng.di.unimi.it). */
@@ -42,7 +38,8 @@ static uint64_t next_random(uint64_t s[4]) {
     return result;
 }
 
-int drllm_sampler_init(struct drllm_sampler *sampler, const struct drllm_sampler_params *params, struct drllm_error *error) {
+int drllm_sampler_init(struct drllm_sampler *sampler, const struct drllm_sampler_params *params,
+                       struct drllm_error *error) {
     const struct drllm_sampler_params p = params == NULL ? drllm_sampler_default_params() : *params;
     if (sampler == NULL) {
         return drllm_fail(error, DRLLM_ERR_ARGUMENT, "sampler must not be NULL");

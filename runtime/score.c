@@ -63,8 +63,8 @@ static int check_choices(struct drllm_session *session, size_t n_prompt, const s
     return DRLLM_OK;
 }
 
-int drllm_session_score(struct drllm_session *session, const int32_t *prompt, size_t n_prompt, struct drllm_choice *choices,
-                        size_t n_choices) {
+int drllm_session_score(struct drllm_session *session, const int32_t *prompt, size_t n_prompt,
+                        struct drllm_choice *choices, size_t n_choices) {
     if (session == NULL) {
         return DRLLM_ERR_ARGUMENT;
     }

@@ -79,9 +79,11 @@ static bool allocate_scratch(struct drllm_session *session, size_t n_chunk) {
 
 /* ---- Opening and closing ---- */
 
-static int check_params(const struct drllm_model *model, struct drllm_session_params *params, struct drllm_error *error) {
+static int check_params(const struct drllm_model *model, struct drllm_session_params *params,
+                        struct drllm_error *error) {
     if (model->vocab_only) {
-        return drllm_fail(error, DRLLM_ERR_STATE, "the model was opened for its vocabulary only; open it whole for a session");
+        return drllm_fail(error, DRLLM_ERR_STATE,
+                          "the model was opened for its vocabulary only; open it whole for a session");
     }
     if (params->n_context == 0) {
         params->n_context = model->config.n_context_trained;
@@ -99,7 +101,8 @@ static int check_params(const struct drllm_model *model, struct drllm_session_pa
         params->n_chunk = DEFAULT_CHUNK;
     }
     if (params->n_chunk > MAX_CHUNK) {
-        return drllm_fail(error, DRLLM_ERR_ARGUMENT, "chunks of %zu tokens; 1 to %d make sense", params->n_chunk, MAX_CHUNK);
+        return drllm_fail(error, DRLLM_ERR_ARGUMENT, "chunks of %zu tokens; 1 to %d make sense", params->n_chunk,
+                          MAX_CHUNK);
     }
     params->n_chunk = params->n_chunk < params->n_context ? params->n_chunk : params->n_context;
     return DRLLM_OK;
@@ -180,7 +183,8 @@ const char *drllm_session_last_error(const struct drllm_session *session) {
 }
 
 bool drllm_session_take_cancel(struct drllm_session *session) {
-    return atomic_load_explicit(&session->cancelled, memory_order_relaxed) && atomic_exchange(&session->cancelled, false);
+    return atomic_load_explicit(&session->cancelled, memory_order_relaxed) &&
+           atomic_exchange(&session->cancelled, false);
 }
 
 void drllm_session_cancel(struct drllm_session *session) {
@@ -244,8 +248,8 @@ static int check_tokens(struct drllm_session *session, const int32_t *tokens, si
     }
     for (size_t i = 0; i < n_tokens; i++) {
         if (tokens[i] < 0 || (size_t)tokens[i] >= session->model->config.n_vocab) {
-            return drllm_session_fail(session, DRLLM_ERR_ARGUMENT, "token %zu is %d; the vocabulary has ids 0 to %zu", i,
-                                      (int)tokens[i], session->model->config.n_vocab - 1);
+            return drllm_session_fail(session, DRLLM_ERR_ARGUMENT, "token %zu is %d; the vocabulary has ids 0 to %zu",
+                                      i, (int)tokens[i], session->model->config.n_vocab - 1);
         }
     }
     return DRLLM_OK;

@@ -14,16 +14,16 @@ struct drllm_scratch {
     void *memory;
     size_t bytes;
     size_t n_chunk;
-    float *normed;    /* [n_chunk][d_model] */
-    float *q;         /* [n_chunk][n_heads * head_dim] */
-    float *k;         /* [n_chunk][n_kv_heads * head_dim] */
-    float *v;         /* the same */
-    float *attended;  /* [n_chunk][n_heads * head_dim] */
-    float *projected; /* [n_chunk][d_model] */
-    float *gate;      /* [n_chunk][d_ff] */
-    float *up;        /* the same */
-    float *tail;      /* for drllm_matmul */
-    uint16_t *half;   /* [n_threads][2][n_kv_heads * head_dim]: a position on its way into the cache */
+    float *normed;                    /* [n_chunk][d_model] */
+    float *q;                         /* [n_chunk][n_heads * head_dim] */
+    float *k;                         /* [n_chunk][n_kv_heads * head_dim] */
+    float *v;                         /* the same */
+    float *attended;                  /* [n_chunk][n_heads * head_dim] */
+    float *projected;                 /* [n_chunk][d_model] */
+    float *gate;                      /* [n_chunk][d_ff] */
+    float *up;                        /* the same */
+    float *tail;                      /* for drllm_matmul */
+    uint16_t *half;                   /* [n_threads][2][n_kv_heads * head_dim]: a position on its way into the cache */
     unsigned char *quantised_d_model; /* for drllm_activations_init, by row length */
     unsigned char *quantised_heads;
     unsigned char *quantised_d_ff;
@@ -61,7 +61,7 @@ struct drllm_session {
     size_t logits_rows;
     bool has_logits;
     struct drllm_candidate *candidates; /* [n_vocab], from the first sampling on */
-    struct drllm_xnn_session *xnn; /* NULL when no matrix runs on XNNPACK */
+    struct drllm_xnn_session *xnn;      /* NULL when no matrix runs on XNNPACK */
 
     atomic_bool cancelled;
     drllm_layer_hook layer_hook;

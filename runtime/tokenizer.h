@@ -38,7 +38,7 @@ int drllm_tokenizer_encode(const struct drllm_tokenizer *tokenizer, const char *
                            int32_t *tokens, size_t capacity, size_t *n_tokens, struct drllm_error *error);
 int drllm_tokenizer_token_bytes(const struct drllm_tokenizer *tokenizer, int32_t token, bool special, char *bytes,
                                 size_t capacity, size_t *size);
-int drllm_tokenizer_decode(const struct drllm_tokenizer *tokenizer, const int32_t *tokens, size_t n_tokens, bool special,
-                           char *text, size_t capacity, size_t *size);
+int drllm_tokenizer_decode(const struct drllm_tokenizer *tokenizer, const int32_t *tokens, size_t n_tokens,
+                           bool special, char *text, size_t capacity, size_t *size);
 
 #endif

@@ -67,7 +67,8 @@ struct pack_job {
     size_t panel_bytes;
     size_t panels_per_task;
     size_t n_panels;
-    unsigned char *scratch; /* per worker: 8 rows as floats, 8 rows in the run format, 8 scales; NULL without conversion */
+    unsigned char
+        *scratch; /* per worker: 8 rows as floats, 8 rows in the run format, 8 scales; NULL without conversion */
     size_t scratch_bytes;
     size_t run_row_bytes;
     atomic_bool bad_weights;
@@ -100,8 +101,8 @@ static void pack_task(void *context, size_t worker, size_t index) {
     const size_t first = index * job->panels_per_task;
     const size_t end = first + job->panels_per_task < job->n_panels ? first + job->panels_per_task : job->n_panels;
     if (job->scratch == NULL) {
-        drllm_pack_panels(job->run, job->source->data, job->source->scales, job->source->rows, job->source->cols, job->packed,
-                          first, end - first);
+        drllm_pack_panels(job->run, job->source->data, job->source->scales, job->source->rows, job->source->cols,
+                          job->packed, first, end - first);
         return;
     }
     for (size_t panel = first; panel < end; panel++) {
@@ -110,7 +111,8 @@ static void pack_task(void *context, size_t worker, size_t index) {
 }
 
 static int bad_weights(const struct drllm_loader *loader, const char *name) {
-    return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "tensor %s holds NaN or infinite weights; the file is damaged", name);
+    return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "tensor %s holds NaN or infinite weights; the file is damaged",
+                      name);
 }
 
 int drllm_weights_pack(struct drllm_loader *loader, const struct drllm_source *source, struct drllm_matrix *matrix) {
@@ -159,10 +161,10 @@ int drllm_weights_pack(struct drllm_loader *loader, const struct drllm_source *s
 struct xnn_job {
     const struct drllm_source *source;
     enum drllm_format run;
-    unsigned char *q;     /* q8c: int8 [rows][cols]; qb4w: nibbles [rows][cols / 2] */
-    float *scales;        /* q8c: [rows] */
+    unsigned char *q;      /* q8c: int8 [rows][cols]; qb4w: nibbles [rows][cols / 2] */
+    float *scales;         /* q8c: [rows] */
     uint16_t *half_scales; /* qb4w: bf16 [rows][cols / 32] */
-    float *scratch;       /* per worker: a row */
+    float *scratch;        /* per worker: a row */
     size_t rows_per_task;
     atomic_bool bad_weights;
 };
@@ -231,7 +233,8 @@ static int pack_for_xnn(struct drllm_loader *loader, const struct xnn_job *job, 
     return DRLLM_OK;
 }
 
-int drllm_weights_pack_for_xnn(struct drllm_loader *loader, const struct drllm_source *source, struct drllm_matrix *matrix) {
+int drllm_weights_pack_for_xnn(struct drllm_loader *loader, const struct drllm_source *source,
+                               struct drllm_matrix *matrix) {
     const enum drllm_format run = matrix->format;
     const struct drllm_allocator *allocator = &loader->model->allocator;
     const size_t workers = loader->threads == NULL ? 1 : drllm_threads_count(loader->threads);

@@ -14,8 +14,7 @@ struct drllm_xnn_session {
 
 static const struct drllm_matrix *matrix_at(const struct drllm_model *model, size_t index) {
     const size_t layer = index / DRLLM_BLOCK_MATRICES;
-    return layer == model->config.n_layers ? &model->head
-                                           : &model->blocks[layer].matrix[index % DRLLM_BLOCK_MATRICES];
+    return layer == model->config.n_layers ? &model->head : &model->blocks[layer].matrix[index % DRLLM_BLOCK_MATRICES];
 }
 
 static size_t max_size(size_t a, size_t b) {
