@@ -3,13 +3,15 @@
  * y[t][r] = sx[t] * sum over i of w[r][i] * (qx[t][i] - zx[t]), where the row x[t] ~ sx[t] * (qx[t] - zx[t]) with qx in
  * -128..127 and zx, sx chosen from the row's least and greatest value and 0 (XNNPACK's qd8). x must be finite.
  *
- * - A row's result does not depend on the other rows, on how many there are, nor on the threads: bit for bit.
- * - Over processors, q8c is the same bit for bit as far as the quantised rows are (the sum is exact, then there are two
- *   multiplications, one addition of 0); qb4w is not, since kernels add the groups in different ways.
+ * - A row's result does not depend on the other rows, on how many there are, nor on the threads: bit for bit. On arm64 with
+ *   dotprod and without i8mm this asks for an XNNPACK without its assembly (XNNPACK_ENABLE_ASSEMBLY=OFF): the assembly kernel
+ *   for 4 rows multiplies the scales in another order than the kernel for 1 row.
+ * - Over processors q8c is the same bit for bit, since the sum is exact: y = ((float)sum * sx) * scale. qb4w is not: kernels
+ *   add the groups in different ways.
  * - Results below FLT_MIN are flushed to 0: XNNPACK switches denormals off while it runs.
  *
  * What is shared: weights are packed once, immutable, and may be used by any number of operators at a time. Operators and
- * inputs belong to one session: one thread at a time. XNNPACK allocates its operator descriptors (about 1 KB each) itself;
+ * inputs belong to one session: one thread at a time. XNNPACK allocates its operator descriptors (2 KB each) itself;
  * everything else comes from the caller.
  *
  * Built with DRLLM_WITH_XNNPACK=0, every function is there, and those that need XNNPACK return DRLLM_XNN_UNAVAILABLE. */
@@ -49,8 +51,7 @@ enum drllm_xnn_status drllm_xnn_start(uint64_t mask);
 
 /* ---- Weights ---- */
 
-/* Row lengths that can be run. q8c: 1..65536, since the sums are int32. qb4w: the same, and an even number
- * of groups of 32. */
+/* Row lengths that can be run. q8c: 1..65536, since the sums are int32. qb4w: the same, and an even number of groups of 32. */
 bool drllm_xnn_q8c_fits(size_t cols);
 bool drllm_xnn_qb4w_fits(size_t cols);
 

@@ -43,8 +43,7 @@ int32_t drllm_tokenizer_find(const struct drllm_tokenizer *tokenizer, const char
     size_t step = 0;
     for (;;) {
         const int32_t id = drllm_tokenizer_probe(tokenizer, hash, &step);
-        if (id < 0 ||
-            (tokenizer->tokens[id].size == size && memcmp(tokenizer->tokens[id].text, text, size) == 0)) {
+        if (id < 0 || (tokenizer->tokens[id].size == size && memcmp(tokenizer->tokens[id].text, text, size) == 0)) {
             return id;
         }
     }
@@ -58,8 +57,8 @@ static bool insert_text(struct drllm_tokenizer *tokenizer, int32_t id) {
     for (size_t probes = 0; probes < DRLLM_MOST_PROBES; probes++) {
         struct drllm_text_slot *slot = &tokenizer->texts[at];
         const struct drllm_token *other = slot->id < 0 ? NULL : &tokenizer->tokens[slot->id];
-        if (other == NULL || (slot->hash == hash && other->size == token->size &&
-                              memcmp(other->text, token->text, token->size) == 0)) {
+        if (other == NULL ||
+            (slot->hash == hash && other->size == token->size && memcmp(other->text, token->text, token->size) == 0)) {
             *slot = (struct drllm_text_slot){hash, id};
             return true;
         }
@@ -525,9 +524,8 @@ static bool mark_specials_at(const struct drllm_tokenizer *tokenizer, const char
         if (token->size == depth && (all || token->type == DRLLM_TOKEN_USER_DEFINED)) {
             void *memory = marks->marks;
             const size_t needed = marks->count < 16 ? 16 : marks->count + 1;
-            if (marks->count == UINT32_MAX ||
-                !drllm_grow(&tokenizer->allocator, &memory, &marks->capacity, needed, sizeof *marks->marks,
-                            marks->count)) {
+            if (marks->count == UINT32_MAX || !drllm_grow(&tokenizer->allocator, &memory, &marks->capacity, needed,
+                                                          sizeof *marks->marks, marks->count)) {
                 return false;
             }
             marks->marks = memory;
@@ -595,7 +593,8 @@ static bool take_marks(const struct drllm_tokenizer *tokenizer, size_t size, str
     return done;
 }
 
-static bool encode_plain(const struct drllm_tokenizer *tokenizer, const char *text, size_t size, struct drllm_ids *ids) {
+static bool encode_plain(const struct drllm_tokenizer *tokenizer, const char *text, size_t size,
+                         struct drllm_ids *ids) {
     if (size == 0) {
         return true;
     }
@@ -665,7 +664,10 @@ int drllm_tokenizer_encode(const struct drllm_tokenizer *tokenizer, const char *
 /* ---- Decoding ------------------------------------------------------------------------------------------------------ */
 
 static int hex_digit(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                  : -1;
 }
 
 /* <0xXX> */
@@ -763,8 +765,8 @@ static bool has_space_prefix(const struct drllm_token *token) {
     return token->type == DRLLM_TOKEN_NORMAL && token->size > 0 && (token->text[0] == ' ' || is_space_mark(token, 0));
 }
 
-int drllm_tokenizer_decode(const struct drllm_tokenizer *tokenizer, const int32_t *tokens, size_t n_tokens, bool special,
-                           char *text, size_t capacity, size_t *size) {
+int drllm_tokenizer_decode(const struct drllm_tokenizer *tokenizer, const int32_t *tokens, size_t n_tokens,
+                           bool special, char *text, size_t capacity, size_t *size) {
     if (size == NULL || (text == NULL && capacity > 0) || (tokens == NULL && n_tokens > 0)) {
         return DRLLM_ERR_ARGUMENT;
     }
