@@ -1,0 +1,391 @@
+/* drllm bench: tokens a second, beside what the machine's memory would allow. */
+#include "platform/clock.h"
+#include "platform/cpu.h"
+#include "runtime/drllm_os.h"
+#include "tools/bandwidth.h"
+#include "tools/commands.h"
+#include "tools/common.h"
+#include "tools/interrupt.h"
+#include "tools/json.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum output { OUTPUT_MD, OUTPUT_JSON, OUTPUT_CSV };
+static const char *const output_names[] = {"md", "json", "csv", NULL};
+
+struct bench_options {
+    struct model_options model; /* without the path */
+    struct text_list models;
+    struct integer_list prompts;
+    struct integer_list generations;
+    struct integer_list threads;
+    int64_t repetitions;
+    int output;
+};
+
+/* One test: n_prompt or n_gen tokens, the other is 0. */
+struct row {
+    const char *path;
+    char model_type[64];
+    char test_time[32];
+    struct drllm_model_info info; /* its texts are constants or were copied above */
+    size_t n_prompt;
+    size_t n_gen;
+    unsigned n_threads;
+    uint64_t *samples_ns; /* [repetitions] */
+    double *samples;      /* [repetitions], tokens a second */
+    double average, deviation, median, least, most;
+    double bytes_per_token; /* weights, keys and values that a generated token reads; 0 for a prompt */
+    double load_ms;
+    double bandwidth; /* 0: unknown */
+};
+
+struct bench {
+    const struct command *command;
+    const struct bench_options *options;
+    struct row *rows;
+    size_t n_rows;
+    uint64_t peak_memory;
+};
+
+/* ---- Measuring ---- */
+
+/* Ids like those of a text: spread over the vocabulary, the same in every run. */
+static void make_tokens(struct tokens *tokens, size_t n, size_t n_vocab) {
+    uint64_t state = 42;
+    tokens->count = 0;
+    for (size_t i = 0; i < n; i++) {
+        state = state * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX */
+        tokens_add(tokens, (int32_t)((state >> 33) % n_vocab));
+    }
+}
+
+/* Returns a drllm_status. */
+static int run_once(struct drllm_session *session, const struct row *row, const struct tokens *tokens, size_t n,
+                    uint64_t *ns) {
+    int status = drllm_session_rewind(session, 0);
+    const uint64_t start = drllm_clock_ns();
+    if (row->n_prompt != 0 && status == DRLLM_OK) {
+        status = drllm_session_prefill(session, tokens->ids, n);
+    }
+    for (size_t i = 0; row->n_gen != 0 && i < n && status == DRLLM_OK; i++) {
+        status = drllm_session_decode(session, tokens->ids[i]);
+    }
+    *ns = drllm_clock_ns() - start;
+    return status;
+}
+
+static void summarise(struct row *row, size_t n) {
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        sum += row->samples[i];
+    }
+    row->average = sum / (double)n;
+    double squares = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        const double d = row->samples[i] - row->average;
+        squares += d * d;
+    }
+    row->deviation = n > 1 ? sqrt(squares / (double)(n - 1)) : 0.0;
+    double *sorted = allocate(n, sizeof *sorted);
+    memcpy(sorted, row->samples, n * sizeof *sorted);
+    row->median = median(sorted, n);
+    row->least = sorted[0];
+    row->most = sorted[n - 1];
+    free(sorted);
+}
+
+/* The weights, and the F16 keys and values of all positions so far, on average over the generation. */
+static double bytes_per_token(const struct row *row) {
+    const struct drllm_model_info *info = &row->info;
+    const double kv_position = 2.0 * 2.0 * (double)(info->n_layers * info->n_kv_heads * info->head_dim);
+    return (double)info->weight_bytes + kv_position * ((double)row->n_gen + 1.0) / 2.0;
+}
+
+static int measure_row(const struct bench *bench, struct drllm_session *session, struct row *row) {
+    const size_t n = row->n_prompt + row->n_gen;
+    const size_t repetitions = (size_t)bench->options->repetitions;
+    const size_t warm_up = row->n_gen != 0 && n > 16 ? 16 : n;
+    struct tokens tokens = {NULL, 0, 0};
+    uint64_t ns;
+    row->samples_ns = allocate(repetitions, sizeof *row->samples_ns);
+    row->samples = allocate(repetitions, sizeof *row->samples);
+    make_tokens(&tokens, n, row->info.n_vocab);
+    int status = run_once(session, row, &tokens, warm_up, &ns);
+    const time_t now = time(NULL);
+    struct tm date;
+    strftime(row->test_time, sizeof row->test_time, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &date));
+    for (size_t i = 0; i < repetitions && status == DRLLM_OK; i++) {
+        status = run_once(session, row, &tokens, n, &ns);
+        row->samples_ns[i] = ns;
+        row->samples[i] = per_second((double)n, ns);
+    }
+    tokens_release(&tokens);
+    if (status != DRLLM_OK) {
+        return session_error(bench->command, session, "cannot compute", status);
+    }
+    summarise(row, repetitions);
+    row->bytes_per_token = row->n_gen != 0 ? bytes_per_token(row) : 0.0;
+    fprintf(stderr, "%s, %s %zu, %u threads: %.2f tokens/s\n", row->path, row->n_gen != 0 ? "generate" : "prompt", n,
+            row->n_threads, row->median);
+    return TOOL_OK;
+}
+
+static int run_test(struct bench *bench, const struct drllm_model *model, const struct row *row) {
+    struct drllm_session *session = NULL;
+    int exit_code = open_session(bench->command, model, row->n_prompt + row->n_gen, row->n_threads, &session);
+    if (exit_code != TOOL_OK) {
+        return exit_code;
+    }
+    bench->rows = reallocate(bench->rows, bench->n_rows + 1, sizeof *bench->rows);
+    struct row *added = &bench->rows[bench->n_rows++];
+    *added = *row;
+    interrupt_watch(session);
+    exit_code = measure_row(bench, session, added);
+    interrupt_watch(NULL);
+    drllm_session_close(session);
+    return exit_code;
+}
+
+/* Like llama-bench: all prompts, then all generations, each with every number of threads. */
+static int run_tests(struct bench *bench, const struct drllm_model *model, struct row *row) {
+    const struct integer_list *lists[] = {&bench->options->prompts, &bench->options->generations};
+    for (size_t kind = 0; kind < 2; kind++) {
+        for (size_t i = 0; i < lists[kind]->count; i++) {
+            row->n_prompt = kind == 0 ? (size_t)lists[kind]->items[i] : 0;
+            row->n_gen = kind == 1 ? (size_t)lists[kind]->items[i] : 0;
+            for (size_t t = 0; t < bench->options->threads.count && row->n_prompt + row->n_gen != 0; t++) {
+                row->n_threads = (unsigned)bench->options->threads.items[t];
+                const int exit_code = run_test(bench, model, row);
+                if (exit_code != TOOL_OK) {
+                    return exit_code;
+                }
+            }
+        }
+    }
+    return TOOL_OK;
+}
+
+static void describe_model(struct row *row) {
+    const double params = (double)row->info.n_params;
+    snprintf(row->model_type, sizeof row->model_type, "llama %.*f%s %s", params < 1e9 ? 0 : 1,
+             params < 1e9 ? params / 1e6 : params / 1e9, params < 1e9 ? "M" : "B", row->info.quantization);
+}
+
+static int bench_model(struct bench *bench, const char *path) {
+    struct model_options options = bench->options->model;
+    options.path = path;
+    struct drllm_model *model = NULL;
+    const uint64_t start = drllm_clock_ns();
+    int exit_code = open_model(bench->command, &options, &model);
+    if (exit_code == TOOL_OK) {
+        struct row row = {.path = path, .load_ms = milliseconds(drllm_clock_ns() - start)};
+        drllm_model_get_info(model, &row.info);
+        describe_model(&row);
+        exit_code = run_tests(bench, model, &row);
+    }
+    drllm_model_close(model);
+    return exit_code;
+}
+
+/* After the models are closed: the buffer must not count as their memory. */
+static void add_bandwidth(const struct bench *bench) {
+    for (size_t t = 0; t < bench->options->threads.count && !interrupt_seen(); t++) {
+        const unsigned n_threads = (unsigned)bench->options->threads.items[t];
+        const double bandwidth = measure_bandwidth(n_threads);
+        fprintf(stderr, "memory, %u threads: %.1f GB/s read\n", n_threads, bandwidth / 1e9);
+        for (size_t i = 0; i < bench->n_rows; i++) {
+            if (bench->rows[i].n_threads == n_threads) {
+                bench->rows[i].bandwidth = bandwidth;
+            }
+        }
+    }
+}
+
+/* Of the memory's bandwidth that generation reaches; negative when there is no saying. */
+static double share(const struct row *row) {
+    return row->n_gen != 0 && row->bandwidth > 0.0 ? row->median * row->bytes_per_token / row->bandwidth : -1.0;
+}
+
+/* ---- Printing ---- */
+
+static void print_md(const struct bench *bench) {
+    char bytes[16];
+    printf("| model | size | params | backend | threads | test | median t/s | mean t/s | range | of bandwidth |\n"
+           "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+    for (size_t i = 0; i < bench->n_rows; i++) {
+        const struct row *row = &bench->rows[i];
+        printf("| %s | %s | %.2f M | %s | %u | %s%zu | %.2f | %.2f ± %.2f | %.2f - %.2f | ", row->model_type,
+               format_bytes((double)row->info.weight_bytes, bytes), (double)row->info.n_params / 1e6, row->info.backend,
+               row->n_threads, row->n_gen != 0 ? "tg" : "pp", row->n_prompt + row->n_gen, row->median, row->average,
+               row->deviation, row->least, row->most);
+        printf(share(row) >= 0.0 ? "%.1f %% |\n" : "|\n", 100.0 * share(row));
+    }
+    printf("\n");
+    for (size_t t = 0; t < bench->options->threads.count; t++) {
+        const unsigned n_threads = (unsigned)bench->options->threads.items[t];
+        for (size_t i = 0; i < bench->n_rows; i++) {
+            if (bench->rows[i].n_threads == n_threads) {
+                printf("Memory is read at %.1f GB/s (threads: %u).\n", bench->rows[i].bandwidth / 1e9, n_threads);
+                break;
+            }
+        }
+    }
+    for (size_t i = 0; i < bench->n_rows; i++) {
+        if (i == 0 || bench->rows[i].path != bench->rows[i - 1].path) {
+            printf("Load: %.1f ms (%s).\n", bench->rows[i].load_ms, bench->rows[i].path);
+        }
+    }
+    printf("Peak memory: %s.\n", format_bytes((double)bench->peak_memory, bytes));
+}
+
+static cJSON *row_json(const struct bench *bench, const struct row *row) {
+    const int repetitions = (int)bench->options->repetitions;
+    char features[128];
+    drllm_cpu_format(row->info.cpu_features, features, sizeof features);
+    double average_ns = 0.0;
+    double squares = 0.0;
+    for (int i = 0; i < repetitions; i++) {
+        average_ns += (double)row->samples_ns[i] / repetitions;
+    }
+    for (int i = 0; i < repetitions; i++) {
+        const double d = (double)row->samples_ns[i] - average_ns;
+        squares += d * d;
+    }
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddItemToObject(json, "model_filename", json_text(row->path, strlen(row->path)));
+    cJSON_AddStringToObject(json, "model_type", row->model_type);
+    cJSON_AddItemToObject(json, "model_size", json_u64(row->info.weight_bytes));
+    cJSON_AddItemToObject(json, "model_n_params", json_u64(row->info.n_params));
+    cJSON_AddStringToObject(json, "backends", row->info.backend);
+    cJSON_AddStringToObject(json, "head_format", row->info.head_format);
+    cJSON_AddStringToObject(json, "head_backend", row->info.head_backend);
+    cJSON_AddStringToObject(json, "compute", compute_names[bench->options->model.compute]);
+    cJSON_AddStringToObject(json, "cpu_features", features);
+    cJSON_AddNumberToObject(json, "n_threads", row->n_threads);
+    cJSON_AddNumberToObject(json, "n_prompt", (double)row->n_prompt);
+    cJSON_AddNumberToObject(json, "n_gen", (double)row->n_gen);
+    cJSON_AddStringToObject(json, "test_time", row->test_time);
+    cJSON_AddNumberToObject(json, "avg_ns", round(average_ns));
+    cJSON_AddNumberToObject(json, "stddev_ns", repetitions > 1 ? round(sqrt(squares / (repetitions - 1))) : 0.0);
+    cJSON_AddNumberToObject(json, "avg_ts", row->average);
+    cJSON_AddNumberToObject(json, "stddev_ts", row->deviation);
+    cJSON_AddNumberToObject(json, "median_ts", row->median);
+    cJSON_AddNumberToObject(json, "min_ts", row->least);
+    cJSON_AddNumberToObject(json, "max_ts", row->most);
+    cJSON *samples_ns = cJSON_AddArrayToObject(json, "samples_ns");
+    for (int i = 0; i < repetitions; i++) {
+        cJSON_AddItemToArray(samples_ns, json_u64(row->samples_ns[i]));
+    }
+    cJSON_AddItemToObject(json, "samples_ts", cJSON_CreateDoubleArray(row->samples, repetitions));
+    cJSON_AddNumberToObject(json, "bandwidth", row->bandwidth);
+    if (share(row) >= 0.0) {
+        cJSON_AddNumberToObject(json, "bytes_per_token", row->bytes_per_token);
+        cJSON_AddNumberToObject(json, "share_of_bandwidth", share(row));
+    } else {
+        cJSON_AddNullToObject(json, "bytes_per_token");
+        cJSON_AddNullToObject(json, "share_of_bandwidth");
+    }
+    cJSON_AddNumberToObject(json, "load_ms", row->load_ms);
+    cJSON_AddItemToObject(json, "peak_memory", json_u64(bench->peak_memory));
+    return json;
+}
+
+/* The columns are those of the JSON, whose lists are left out. */
+static int print_csv(const struct bench *bench) {
+    for (size_t i = 0; i < bench->n_rows; i++) {
+        cJSON *json = row_json(bench, &bench->rows[i]);
+        const cJSON *item;
+        for (int header = i == 0; header >= 0; header--) {
+            const char *separator = "";
+            cJSON_ArrayForEach(item, json) {
+                if (cJSON_IsArray(item)) {
+                    continue;
+                }
+                char *value = header ? NULL : cJSON_PrintUnformatted(item);
+                printf("%s%s", separator, header ? item->string : cJSON_IsNull(item) ? "" : value);
+                cJSON_free(value);
+                separator = ",";
+            }
+            printf("\n");
+        }
+        cJSON_Delete(json);
+    }
+    return flush_output(bench->command);
+}
+
+static int print_rows(const struct bench *bench) {
+    if (bench->options->output == OUTPUT_CSV) {
+        return print_csv(bench);
+    }
+    if (bench->options->output == OUTPUT_MD) {
+        print_md(bench);
+        return flush_output(bench->command);
+    }
+    cJSON *array = cJSON_CreateArray();
+    for (size_t i = 0; i < bench->n_rows; i++) {
+        cJSON_AddItemToArray(array, row_json(bench, &bench->rows[i]));
+    }
+    return json_print(bench->command, array, false);
+}
+
+/* ---- */
+
+static int run(struct bench *bench) {
+    int exit_code = TOOL_OK;
+    interrupt_install();
+    for (size_t i = 0; i < bench->options->models.count && exit_code == TOOL_OK; i++) {
+        exit_code = bench_model(bench, bench->options->models.items[i]);
+    }
+    bench->peak_memory = peak_memory_bytes();
+    if (exit_code == TOOL_OK && bench->n_rows == 0) {
+        exit_code = usage_error(bench->command, "-p 0 and -n 0 leave nothing to measure");
+    }
+    if (exit_code == TOOL_OK) {
+        add_bandwidth(bench);
+        exit_code = interrupt_seen() ? TOOL_INTERRUPTED : print_rows(bench);
+    }
+    for (size_t i = 0; i < bench->n_rows; i++) {
+        free(bench->rows[i].samples_ns);
+        free(bench->rows[i].samples);
+    }
+    free(bench->rows);
+    return exit_code;
+}
+
+static void set_defaults(struct bench_options *options) {
+    if (options->prompts.count == 0) {
+        integer_list_add(&options->prompts, 512);
+    }
+    if (options->generations.count == 0) {
+        integer_list_add(&options->generations, 128);
+    }
+    if (options->threads.count == 0) {
+        integer_list_add(&options->threads, drllm_default_threads());
+    }
+}
+
+int bench_main(const struct command *command, int argc, char **argv) {
+    struct bench_options options = {.model = model_options_default(), .repetitions = 5, .output = OUTPUT_MD};
+    const struct option table[] = {
+        OPT_TEXTS('m', "model", &options.models, "FILE", "a model, a GGUF file; may be repeated"),
+        OPT_INTEGERS('p', "n-prompt", &options.prompts, "LIST", 0, 1 << 20, "prompt lengths; 0: none (default 512)"),
+        OPT_INTEGERS('n', "n-gen", &options.generations, "LIST", 0, 1 << 20,
+                     "tokens to generate; 0: none (default 128)"),
+        OPT_INTEGERS('t', "threads", &options.threads, "LIST", 1, 1024, "threads (default one per free fast core)"),
+        OPT_INTEGER('r', "repetitions", &options.repetitions, "N", 1, 100000, "times that each test is measured"),
+        OPT_WORD('o', "output", &options.output, output_names, "form of the result"),
+        COMPUTE_OPTIONS(&options.model),
+    };
+    int exit_code;
+    if (options_parse(command, table, OPTION_COUNT(table), argc, argv, NULL, &exit_code)) {
+        set_defaults(&options);
+        struct bench bench = {.command = command, .options = &options};
+        exit_code = options.models.count == 0 ? usage_error(command, "no model: -m FILE is missing") : run(&bench);
+    }
+    options_release(table, OPTION_COUNT(table));
+    return exit_code;
+}

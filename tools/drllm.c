@@ -1,0 +1,123 @@
+/* The program drllm: find the subcommand and run it. */
+#include "tools/commands.h"
+#include "tools/common.h"
+#include "tools/json.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+
+static const struct command commands[] = {
+    {"run", "-m FILE (-p TEXT | -f FILE) [OPTION]...", "Answer one prompt.",
+     "The prompt is put into the model's chat template unless --raw is given. The text goes to stdout as it comes, "
+     "timings\n"
+     "go to stderr. Ctrl-C stops the answer.",
+     run_main},
+    {"chat", "-m FILE [OPTION]...", "Talk with a model.",
+     "Lines: /reset forgets the conversation, /quit ends it, /help lists these; a line that ends with \\ goes on in "
+     "the next.\n"
+     "Ctrl-C stops an answer; at the prompt it ends the program, as Ctrl-D does.",
+     chat_main},
+    {"score", "-m FILE (-p TEXT | -f FILE) --choice TEXT... | -m FILE -d FILE [OPTION]...",
+     "Say how likely each of some given answers is after a prompt.",
+     "A choice is tokenised apart from the prompt and appended; write the blank in front of a word into the choice.\n"
+     "A choice's score is its log-probability divided by its length. With -d each line of the file is a JSON object\n"
+     "{\"prompt\": TEXT, \"choices\": [TEXT, ...], \"answer\": INDEX} (the answer may be missing), and for each one "
+     "line of\n"
+     "JSON is written; the accuracy goes to stderr. A bad line gives a message, {\"line\": N, \"error\": TEXT} and "
+     "exit status 1.",
+     score_main},
+    {"perplexity", "-m FILE -f FILE [OPTION]...", "Measure how well a model predicts a text, as llama.cpp does.",
+     "The text is cut into chunks of the context's size; in each, the tokens of the second half are predicted. A line "
+     "end at\n"
+     "the end of the file is left out, special tokens in it are plain text.",
+     perplexity_main},
+    {"logits", "-m FILE (-p TEXT | -f FILE | --ids LIST) [OPTION]...",
+     "Compute what comes after a prompt, as raw numbers.",
+     "Files are little-endian float32. -o: the logits of the last position. --layers: the output of every block and of "
+     "the\n"
+     "final norm at the last position, n_layers + 1 rows of d_model.",
+     logits_main},
+    {"bench", "-m FILE... [OPTION]...", "Measure speed.",
+     "One row for each prompt length and each length of generation, with each number of threads; each is run once to "
+     "warm up.\n"
+     "share_of_bandwidth: the bytes of weights, keys and values that a second's tokens read, divided by the bytes that "
+     "as many\n"
+     "threads can read from memory in a second, measured in the same run.",
+     bench_main},
+    {"inspect", "FILE [OPTION]...", "Show what a GGUF file holds.", NULL, inspect_main},
+    {"tokenize", "-m FILE (-p TEXT... | -f FILE) [OPTION]...", "Turn texts into token ids, or ids into text.",
+     "One line of ids a text. The model may be a file that holds only a vocabulary. With --decode the texts are ids, "
+     "apart by\n"
+     "blanks or commas, and the result is text: of a whole file without anything added, otherwise one line each.",
+     tokenize_main},
+    {"quantize", "IN OUT TYPE [OPTION]...", "Write a model in another number format.",
+     "TYPE is f32, f16, bf16, q4_0, q4_1, q8_0 or q8c (int8 with one scale per row, this program's own). Vectors, such "
+     "as\n"
+     "norms, stay as they are; the embedding and the output head become q8_0 where TYPE is smaller or q8c, unless "
+     "--pure.\n"
+     "A matrix whose rows are no whole number of blocks becomes f16.",
+     quantize_main},
+};
+
+enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
+
+/* For messages before a subcommand is known. */
+static void print_overview(FILE *stream) {
+    fprintf(stream, "usage: drllm COMMAND [OPTION]...\n\n"
+                    "An int8/int4 runtime for Llama models.\n\n");
+    for (size_t i = 0; i < N_COMMANDS; i++) {
+        fprintf(stream, "  %-12s %s\n", commands[i].name, commands[i].summary);
+    }
+    fprintf(stream, "\n'drllm COMMAND --help' lists the options of a command.\n"
+                    "exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted\n");
+}
+
+static const struct command *find_command(const char *name) {
+    for (size_t i = 0; i < N_COMMANDS; i++) {
+        if (strcmp(commands[i].name, name) == 0) {
+            return &commands[i];
+        }
+    }
+    return NULL;
+}
+
+/* What is buffered is lost silently unless the close is looked at. */
+static int close_output(int exit_code) {
+    const bool failed = ferror(stdout) != 0;
+    if ((fclose(stdout) != 0 || failed) && exit_code == TOOL_OK) {
+        fprintf(stderr, "drllm: cannot write to standard output: %s\n", strerror(errno));
+        return TOOL_FAILED;
+    }
+    return exit_code;
+}
+
+static int dispatch(int argc, char **argv) {
+    if (argc < 2) {
+        print_overview(stderr);
+        return TOOL_USAGE;
+    }
+    const bool asks_help = strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0;
+    if (asks_help && argc == 2) {
+        print_overview(stdout);
+        return TOOL_OK;
+    }
+    const char *name = asks_help ? argv[2] : argv[1];
+    const struct command *command = find_command(name);
+    if (command == NULL) {
+        fprintf(stderr, "drllm: unknown command '%s'\nTry 'drllm --help'.\n", name);
+        return TOOL_USAGE;
+    }
+    if (asks_help) {
+        char help[] = "--help";
+        char *arguments[] = {help, NULL};
+        return command->run(command, 1, arguments);
+    }
+    return command->run(command, argc - 2, argv + 2);
+}
+
+int main(int argc, char **argv) {
+    signal(SIGPIPE, SIG_IGN); /* a closed pipe is a failed write, with a message and status 1 */
+    json_init();
+    return close_output(dispatch(argc, argv));
+}
