@@ -322,10 +322,15 @@ static void sort(const struct order *order, uint32_t *items, size_t n) {
     }
 }
 
+/* Longer ones, which no real vocabulary has, are not looked for: a megabyte of a's would cost too much time in a megabyte of
+ * a's. */
+enum { MOST_SPECIAL_BYTES = 1024 };
+
 static bool is_special(const struct drllm_tokenizer *tokenizer, int32_t id) {
     const struct drllm_token *token = &tokenizer->tokens[id];
-    return token->size > 0 && (token->type == DRLLM_TOKEN_CONTROL || token->type == DRLLM_TOKEN_USER_DEFINED ||
-                               token->type == DRLLM_TOKEN_UNKNOWN);
+    return token->size > 0 && token->size <= MOST_SPECIAL_BYTES &&
+           (token->type == DRLLM_TOKEN_CONTROL || token->type == DRLLM_TOKEN_USER_DEFINED ||
+            token->type == DRLLM_TOKEN_UNKNOWN);
 }
 
 static int collect_specials(struct drllm_tokenizer *tokenizer, struct drllm_error *error) {
@@ -498,6 +503,11 @@ struct marks {
 
 /* specials[low .. high) agree with the text in their first `depth` bytes; narrow to those that go on with `byte`. */
 static void narrow(const struct drllm_tokenizer *tokenizer, size_t depth, uint8_t byte, size_t *low, size_t *high) {
+    const struct drllm_token *least = &tokenizer->tokens[tokenizer->specials[*low]];
+    const struct drllm_token *most = &tokenizer->tokens[tokenizer->specials[*high - 1]];
+    if (least->size > depth && (uint8_t)least->text[depth] == byte && (uint8_t)most->text[depth] == byte) {
+        return; /* they are sorted, so all between go on alike */
+    }
     for (int upper = 0; upper < 2; upper++) {
         size_t first = *low, last = *high;
         while (first < last) {

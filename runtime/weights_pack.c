@@ -60,6 +60,8 @@ void drllm_weights_dequantize_row(const struct drllm_source *source, size_t row,
 
 /* ---- Packing for our kernels ---- */
 
+enum { SMALL_BYTES = 1 << 20 };
+
 struct pack_job {
     const struct drllm_source *source;
     enum drllm_format run;
@@ -145,7 +147,10 @@ int drllm_weights_pack(struct drllm_loader *loader, const struct drllm_source *s
             return drllm_weights_out_of_memory(loader, source->name);
         }
     }
-    drllm_threads_run(loader->threads, pack_task, &job, (job.n_panels + job.panels_per_task - 1) / job.panels_per_task);
+    /* A small matrix that is only moved is done before another thread is awake. */
+    const bool small = job.scratch == NULL && bytes < SMALL_BYTES;
+    drllm_threads_run(small ? NULL : loader->threads, pack_task, &job,
+                      (job.n_panels + job.panels_per_task - 1) / job.panels_per_task);
     drllm_release(&model->allocator, job.scratch, workers, job.scratch_bytes);
     if (job.bad_weights) {
         return bad_weights(loader, source->name);

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Measure drllm beside llama.cpp on the same files, in turn, and print medians and ratios.
+#
+# usage: compare_llama.sh PEER [-v VARIANT] [-M MASK] [-n ROUNDS] MODEL.gguf...
+#   PEER     a script that runs `llama-bench`: PEER [-v VARIANT] MODEL... -- OPTIONS. It keeps llama.cpp in a tree under
+#            ${PEER_ROOT:-~/.cache/llama-peer}, which is also used for load time and memory.
+#   VARIANT  llama.cpp's CPU backend, e.g. haswell (AVX2); default: what it picks
+#   MASK     drllm's --cpu-mask, e.g. x86-avx2; default: all
+# Needs root (the tree is a chroot) and GNU time. The files are measured in turn, A B A B ..., because the speed of a shared
+# machine drifts; a ratio is that of the medians, its range that of the rounds.
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+drllm=${DRLLM:-$here/build/drllm}
+peer=${1:?usage: compare_llama.sh PEER [-v VARIANT] [-M MASK] [-n ROUNDS] MODEL.gguf...}
+shift
+variant='' mask=all rounds=3
+while getopts v:M:n: option; do
+    case $option in
+        v) variant=$OPTARG ;;
+        M) mask=$OPTARG ;;
+        n) rounds=$OPTARG ;;
+        *) exit 2 ;;
+    esac
+done
+shift $((OPTIND - 1))
+root=${PEER_ROOT:-${XDG_CACHE_HOME:-$HOME/.cache}/llama-peer}
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+
+for model; do
+    name=$(basename "$model" .gguf)
+    for ((round = 1; round <= rounds; round++)); do
+        echo "$name: round $round of $rounds" >&2
+        "$drllm" bench -m "$model" --cpu-mask "$mask" -p 512 -n 128 -t 1,2 -r 3 -o json >"$out/ours.$name.$round" 2>/dev/null
+        "$peer" ${variant:+-v "$variant"} "$model" -- -p 512 -n 128 -t 1,2 -r 3 -o json >"$out/theirs.$name.$round" 2>/dev/null
+        # Open to ready and peak memory of a program that answers one token in a context of 2048.
+        /usr/bin/time -f '%e %M' -o "$out/ours-run.$name.$round" "$drllm" run -m "$model" --cpu-mask "$mask" --raw -p Hi \
+            -n 1 -c 2048 --temp 0 >/dev/null 2>&1
+        /usr/bin/time -f '%e %M' -o "$out/theirs-run.$name.$round" chroot "$root" llama-completion \
+            -m "/m/$(basename "$model")" -p Hi -n 1 -c 2048 --temp 0 -no-cnv --no-warmup >"$out/theirs-log.$name.$round" 2>&1 \
+            </dev/null
+    done
+done
+
+python3 - "$out" "$rounds" "$@" <<'END'
+import json, os, statistics, sys
+
+out, rounds, models = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+
+def rows(text):
+    data = json.loads(text)
+    return data["rows"] if isinstance(data, dict) else data
+
+def speeds(side, name):
+    found = {}
+    for r in range(1, rounds + 1):
+        for row in rows(open(f"{out}/{side}.{name}.{r}").read()):
+            key = (row["n_prompt"], row["n_gen"], row["n_threads"])
+            found.setdefault(key, []).append(statistics.median(row["samples_ts"]))
+    return found
+
+print("| file | test | threads | drllm t/s | llama.cpp t/s | ratio | ratio by round |")
+print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+for model in models:
+    name = os.path.basename(model)[: -len(".gguf")]
+    ours, theirs = speeds("ours", name), speeds("theirs", name)
+    for key in sorted(ours):
+        a, b = ours[key], theirs[key]
+        each = [x / y for x, y in zip(a, b)]
+        test = f"prefill {key[0]}" if key[1] == 0 else f"decode {key[1]}"
+        print(f"| {name} | {test} | {key[2]} | {statistics.median(a):.1f} | {statistics.median(b):.1f} "
+              f"| {statistics.median(a) / statistics.median(b):.2f} | {min(each):.2f} - {max(each):.2f} |")
+print()
+print("| file | | drllm | llama.cpp | ratio |")
+print("| --- | --- | ---: | ---: | ---: |")
+for model in models:
+    name = os.path.basename(model)[: -len(".gguf")]
+    figures = {}
+    for side in ("ours", "theirs"):
+        each = [open(f"{out}/{side}-run.{name}.{r}").read().split() for r in range(1, rounds + 1)]
+        figures[side] = [statistics.median(float(e[-2]) for e in each), statistics.median(float(e[-1]) for e in each)]
+    for i, what in enumerate(("whole run, one token (s)", "peak memory (MiB)")):
+        scale = 1 if i == 0 else 1024
+        a, b = figures["ours"][i] / scale, figures["theirs"][i] / scale
+        print(f"| {name} | {what} | {a:.2f} | {b:.2f} | {a / b:.2f} |")
+END
