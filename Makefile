@@ -131,7 +131,7 @@ examples: $(examples) ## the example programs
 # The packages come first, and what this makefile asks the compiler is asked anew after them.
 demo: packages ## from nothing to an answer: packages, libraries, program, model, one prompt
 	@$(MAKE) --no-print-directory all model
-	$(program) run -m "$$(tools/setup/model.sh --print)" -p "$(PROMPT)" -n 64
+	$(program) run -m "$$(tools/setup/model.sh --print)" -p "$(PROMPT)" -n 96 --temp 0
 
 check: $(runner) $(program) ## the fast tests
 	$(test_env) $(runner) --fast

@@ -1,5 +1,5 @@
-/* What this processor can do. Detection is cpuinfo's; the answer is a set of bits, so that a caller can mask bits out and
- * run, test or measure the code paths of lesser processors on a better one. */
+/* What this processor can do. Detection is cpuinfo's; the answer is a set of bits, so that a caller can mask bits
+ * out and run, test or measure the code paths of lesser processors on a better one. */
 #ifndef DRLLM_PLATFORM_CPU_H
 #define DRLLM_PLATFORM_CPU_H
 
@@ -7,7 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* X(NAME, bit, text): the text is what --cpu-mask and `drllm bench` use. The numbers are pinned: they are public API. */
+/* X(NAME, bit, text): the text is what --cpu-mask and `drllm bench` use. The numbers are pinned: they are public
+ * API. */
 #define DRLLM_CPU_FEATURES(X)      \
     X(AVX2, 0, "avx2")             \
     X(FMA, 1, "fma")               \

@@ -12,8 +12,9 @@ struct drllm_file {
     size_t map_size;
 };
 
-/* Map `size` bytes from `offset`; size 0 means up to the end of the file. The descriptor stays the caller's and may be
- * closed afterwards. Returns 0 or an errno value (ERANGE: the range lies outside the file; EINVAL: not a plain file). */
+/* Map `size` bytes from `offset`; size 0 means up to the end of the file. The descriptor stays the caller's and may
+ * be closed afterwards. Returns 0 or an errno value (ERANGE: the range lies outside the file; EINVAL: not a plain
+ * file). */
 int drllm_file_map_fd(int descriptor, uint64_t offset, uint64_t size, struct drllm_file *file);
 int drllm_file_map_path(const char *path, struct drllm_file *file);
 void drllm_file_unmap(struct drllm_file *file);

@@ -28,8 +28,8 @@ static void *wait_for_gate(void *gate) {
     return NULL;
 }
 
-/* pthreadpool does not look at what pthread_create returns, and waits for ever for a thread that was not made. So see first
- * whether there can be so many at once. */
+/* pthreadpool does not look at what pthread_create returns, and waits for ever for a thread that was not made. So
+ * see first whether there can be so many at once. */
 static bool can_make_threads(size_t n) {
     pthread_t *made = malloc(n * sizeof *made);
     pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;

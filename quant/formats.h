@@ -15,8 +15,8 @@ enum {
     DRLLM_PANEL_ROWS = 8    /* rows that packed weights interleave */
 };
 
-/* The formats by the number that GGUF gives them, so that a tensor's type needs no translation; Q8C is our own and has no
- * number there (see runtime/quantize.c for how a file holds it). */
+/* The formats by the number that GGUF gives them, so that a tensor's type needs no translation; Q8C is our own and
+ * has no number there (see runtime/quantize.c for how a file holds it). */
 enum drllm_format {
     DRLLM_FORMAT_F32 = 0,
     DRLLM_FORMAT_F16 = 1,
@@ -108,8 +108,8 @@ size_t drllm_format_row_bytes(enum drllm_format format, size_t n);
  * Any GGUF format listed above but I8. */
 void drllm_dequantize_row(enum drllm_format format, const void *src, float *dst, size_t n);
 
-/* F32, F16, BF16, Q4_0, Q4_1, Q8_0 as ggml's reference quantisers do it (round half away from zero where they do). False
- * for a format that cannot be written, and for weights that are NaN or infinite. */
+/* F32, F16, BF16, Q4_0, Q4_1, Q8_0 as ggml's reference quantisers do it (round half away from zero where they do).
+ * False for a format that cannot be written, and for weights that are NaN or infinite. */
 bool drllm_quantize_row(enum drllm_format format, const float *src, void *dst, size_t n);
 
 /* One row to int8 with one scale: q[i] = round(src[i] / scale), |q| <= 127, scale = max |src| / 127 (0 for a zero row).

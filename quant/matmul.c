@@ -41,8 +41,8 @@ enum drllm_quantisation drllm_matrix_quantisation(const struct drllm_matrix *mat
 
 /* ---- Activations ---- */
 
-/* One way of quantising n_tokens rows: the row structs, then scale, sum and ssum of all rows, then q. The order keeps every
- * array aligned for its type. */
+/* One way of quantising n_tokens rows: the row structs, then scale, sum and ssum of all rows, then q. The order
+ * keeps every array aligned for its type. */
 struct q8_layout {
     size_t padded_cols;
     size_t n_groups;

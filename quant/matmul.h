@@ -1,13 +1,14 @@
 /* Matrix products y = x * W^T of packed weights W (rows x cols, a row is an output channel) with n_tokens rows x of
  * activations. One interface for every format and backend.
  *
- * Rules that every kernel keeps, so that a result never depends on the batch, the tile, the thread count or the machine:
+ * Rules that every kernel keeps, so that a result never depends on the batch, the tile, the thread count or the
+ * machine:
  * - The value of y[t][r] is defined by one sequence of float operations over the groups of row r in rising order, as
  *   matmul_ref.c writes it. Kernels vectorise over rows and tokens, never over the sum. No fused multiply-add.
  * - The integer sums inside a group are exact.
  *
- * Packed layout, the same for every backend of ours ("r8k4"): rows are cut into panels of 8, the last padded with zero
- * rows; a panel holds its groups of 32 columns in order; a group is
+ * Packed layout, the same for every backend of ours ("r8k4"): rows are cut into panels of 8, the last padded with
+ * zero rows; a panel holds its groups of 32 columns in order; a group is
  *   q4_0: uint16 d[8];              uint8 q[128]
  *   q4_1: uint16 d[8]; uint16 m[8]; uint8 q[128]
  *   q8_0: uint16 d[8];              int8  q[256]
@@ -75,9 +76,9 @@ struct drllm_matrix {
 /* Bytes that a matrix takes when packed; 0 on overflow or when the format needs whole groups and cols is none. */
 size_t drllm_packed_bytes(enum drllm_format format, size_t rows, size_t cols);
 
-/* Interleave panels [first_panel, first_panel + n_panels) from `src`, rows in the GGUF layout of the same format (for q8c:
- * int8 [rows][cols] with `scales` [rows], else scales is NULL). `dst` is the start of the whole packed matrix. Panels are
- * independent, so that threads can share the work. */
+/* Interleave panels [first_panel, first_panel + n_panels) from `src`, rows in the GGUF layout of the same format
+ * (for q8c: int8 [rows][cols] with `scales` [rows], else scales is NULL). `dst` is the start of the whole packed
+ * matrix. Panels are independent, so that threads can share the work. */
 void drllm_pack_panels(enum drllm_format format, const void *src, const float *scales, size_t rows, size_t cols,
                        void *dst, size_t first_panel, size_t n_panels);
 
@@ -118,9 +119,9 @@ struct drllm_product {
 };
 enum { DRLLM_MAX_PRODUCTS = 4 };
 
-/* Run all products in one parallel region (those of XNNPACK one after another behind it). `tail` is scratch memory for the
- * padded rows of last panels: n_products * n_tokens * 8 floats. For XNNPACK, x is followed by DRLLM_XNN_EXTRA_BYTES. False
- * only if XNNPACK fails. */
+/* Run all products in one parallel region (those of XNNPACK one after another behind it). `tail` is scratch memory
+ * for the padded rows of last panels: n_products * n_tokens * 8 floats. For XNNPACK, x is followed by
+ * DRLLM_XNN_EXTRA_BYTES. False only if XNNPACK fails. */
 bool drllm_matmul(const struct drllm_product *products, size_t n_products, const struct drllm_activations *activations,
                   struct drllm_threads *threads, float *tail);
 

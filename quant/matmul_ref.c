@@ -16,7 +16,8 @@ static uint16_t load_u16(const uint8_t *p) {
     return value;
 }
 
-/* sum over the group of q_weight * q_activation for each of the panel's 8 rows, the weights as they are stored (0..15). */
+/* sum over the group of q_weight * q_activation for each of the panel's 8 rows, the weights as they are stored
+ * (0..15). */
 static void group_dot_q4(const uint8_t *q, const int8_t *x, int32_t dot[R]) {
     for (size_t row = 0; row < R; row++) {
         int32_t total = 0;

@@ -14,8 +14,8 @@ static const float least_scale = 0x1p-100f;
 static const uint16_t bf16_one = 0x3f80;
 static const uint16_t bf16_max = 0x7f7f;
 
-/* The nearest of -8..7, halves rounded up, for any value within int's range. Integers, since compilers do not vectorise the
- * same with floats, whose comparisons may trap. */
+/* The nearest of -8..7, halves rounded up, for any value within int's range. Integers, since compilers do not
+ * vectorise the same with floats, whose comparisons may trap. */
 static inline int32_t round_int4(float value) {
     const int32_t rounded = (int32_t)(value + 8.5F);
     const int32_t above = rounded < 0 ? 0 : rounded;
@@ -36,8 +36,8 @@ static float sum_group(float values[DRLLM_GROUP]) {
     return (values[0] + values[2]) + (values[1] + values[3]);
 }
 
-/* For values y in units where no scale has to be above 1: the scale t of the candidate that explains most of the square of
- * y. With q given, the best scale is t = sum(yq) / sum(qq), and what it explains is sum(yq)^2 / sum(qq). */
+/* For values y in units where no scale has to be above 1: the scale t of the candidate that explains most of the
+ * square of y. With q given, the best scale is t = sum(yq) / sum(qq), and what it explains is sum(yq)^2 / sum(qq). */
 static float search_scale(const float y[DRLLM_GROUP]) {
     float best = 0.0F;
     float best_scale = 1.0F;
@@ -166,8 +166,8 @@ bool drllm_xnn_q8c_fits(size_t cols) {
 }
 
 bool drllm_xnn_qb4w_fits(size_t cols) {
-    /* With an odd number of groups, the SSE and AVX kernels' panels are not a multiple of 16 bytes, and an aligned load of the
-     * second one faults. The same rule everywhere, so that a model runs alike. */
+    /* With an odd number of groups, the SSE and AVX kernels' panels are not a multiple of 16 bytes, and an aligned
+     * load of the second one faults. The same rule everywhere, so that a model runs alike. */
     return drllm_xnn_q8c_fits(cols) && cols % (size_t)(2 * DRLLM_GROUP) == 0;
 }
 
@@ -183,9 +183,10 @@ bool drllm_xnn_qb4w_fits(size_t cols) {
 
 static_assert(DRLLM_XNN_EXTRA_BYTES == XNN_EXTRA_BYTES, "what XNNPACK reads behind a tensor");
 
-/* Kernels' tiles have up to 16 rows (XNN_MAX_MR: 32). Where the batch ends inside a tile, the rows missing are computed as
- * copies of the last one, with the parameters behind its own, and the last copy stays: so these must repeat the last row's.
- * XNNPACK's own padding (XNN_EXTRA_QUANTIZATION_PARAMS, 10) is too short for tiles of 14 and 16 and gives rows of zeros. */
+/* Kernels' tiles have up to 16 rows (XNN_MAX_MR: 32). Where the batch ends inside a tile, the rows missing are
+ * computed as copies of the last one, with the parameters behind its own, and the last copy stays: so these must
+ * repeat the last row's. XNNPACK's own padding (XNN_EXTRA_QUANTIZATION_PARAMS, 10) is too short for tiles of 14 and
+ * 16 and gives rows of zeros. */
 enum { ALIGNMENT = 64, SPARE_PARAMS = 32 };
 static_assert(SPARE_PARAMS >= XNN_EXTRA_QUANTIZATION_PARAMS, "XNNPACK's own padding");
 
@@ -312,7 +313,8 @@ static enum xnn_status create_operator(struct drllm_xnn_weights *weights, const 
 static enum drllm_xnn_status pack(enum drllm_format format, const void *q, const void *scales, size_t rows, size_t cols,
                                   drllm_xnn_allocate_fn allocate, void *user, struct drllm_xnn_weights **out) {
     *out = NULL;
-    /* XNNPACK computes sizes without looking for overflow; a row takes less than 2 * cols + 64 bytes, rows are padded. */
+    /* XNNPACK computes sizes without looking for overflow; a row takes less than 2 * cols + 64 bytes, rows are
+     * padded. */
     if (rows == 0 || rows > (SIZE_MAX / 4 - 4096) / (2 * cols + 64)) {
         return DRLLM_XNN_ARGUMENT;
     }
@@ -401,7 +403,8 @@ enum drllm_xnn_status drllm_xnn_input_create(struct drllm_xnn_input *input, void
     if (bytes == 0) {
         return DRLLM_XNN_ARGUMENT;
     }
-    /* What pads rows is multiplied by zero weights; cleared all the same, so that checkers see no uninitialised reads. */
+    /* What pads rows is multiplied by zero weights; cleared all the same, so that checkers see no uninitialised
+     * reads. */
     memset(memory, 0, bytes);
     input->params = memory;
     input->q = (int8_t *)memory + params_bytes(max_tokens);

@@ -31,8 +31,8 @@ struct drllm_vec_ops {
      * s[r*lds + j] = sum over d, in order, of q[r*ldq + d] * k[j][d], for j < 8*n_blocks, r < n_rows. */
     void (*attention_scores)(const float *q, size_t ldq, size_t n_rows, const uint16_t *k, size_t block_stride,
                              size_t n_blocks, size_t head_dim, float *s, size_t lds);
-    /* In place: s = exp(s*scale - max(s*scale)); returns the sum. -INFINITY gives exactly 0. n is a multiple of 8, and at
-     * least one value is finite, none plus infinity. */
+    /* In place: s = exp(s*scale - max(s*scale)); returns the sum. -INFINITY gives exactly 0. n is a multiple of 8,
+     * and at least one value is finite, none plus infinity. */
     float (*softmax_exp)(float *s, size_t n, float scale);
     /* o[r*ldo + d] = (sum over j, in order, of p[r*ldp + j] * v[j*v_stride + d]) * inverse[r]; v is F16, head_dim a
      * multiple of 8. */
@@ -51,8 +51,8 @@ void drllm_attention_scores_f32(const float *q, size_t ldq, size_t n_rows, const
 void drllm_attention_values_f32(const float *p, size_t ldp, size_t n_rows, const float *v, size_t v_stride,
                                 size_t n_keys, size_t head_dim, const float *inverse, float *o, size_t ldo);
 
-/* exp(x) within 2 units in the last place, one sequence of operations on every machine; 0 below -87.3, never infinite: x is
- * held at 88.3 above. NaN gives an unspecified value. */
+/* exp(x) within 2 units in the last place, one sequence of operations on every machine; 0 below -87.3, never
+ * infinite: x is held at 88.3 above. NaN gives an unspecified value. */
 float drllm_expf(float x);
 
 #endif

@@ -1,8 +1,8 @@
-/* Causal attention with grouped queries. One task is one key/value head by a tile of tokens: the heads that share the keys
- * and the tokens of the tile are rows that go through the kernels together.
+/* Causal attention with grouped queries. One task is one key/value head by a tile of tokens: the heads that share
+ * the keys and the tokens of the tile are rows that go through the kernels together.
  *
- * A row sees all keys of its tile's last token; those after its own position get the score minus infinity, hence weight 0,
- * so that a row's result is the same in any tile. */
+ * A row sees all keys of its tile's last token; those after its own position get the score minus infinity, hence
+ * weight 0, so that a row's result is the same in any tile. */
 #include "runtime/session.h"
 
 #include <math.h>

@@ -3,9 +3,9 @@
  *   x += W_o attention(rope(W_q h), rope(W_k h), W_v h)      h = rms_norm(x)
  *   x += W_down (silu(W_gate h) * W_up h)                    h = rms_norm(x)
  *
- * Tokens go through in chunks, so that scratch memory does not grow with the prompt; a chunk's keys and values are in the
- * cache before its queries look at them. The element-wise steps between two products are one parallel region over tiles of
- * tokens, and run inline when there are few tokens. */
+ * Tokens go through in chunks, so that scratch memory does not grow with the prompt; a chunk's keys and values are
+ * in the cache before its queries look at them. The element-wise steps between two products are one parallel region
+ * over tiles of tokens, and run inline when there are few tokens. */
 #include "runtime/error.h"
 #include "runtime/session.h"
 #include "runtime/xnn_session.h"

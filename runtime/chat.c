@@ -1,12 +1,13 @@
-/* Chat templates: recognised by what is in their text (after llama.cpp's llm_chat_detect_template), then written by hand so
- * that the result equals what the template itself gives for messages without tools. */
+/* Chat templates: recognised by what is in their text (after llama.cpp's llm_chat_detect_template), then written by
+ * hand so that the result equals what the template itself gives for messages without tools. */
 #include "runtime/chat.h"
 
 #include "runtime/error.h"
 
 #include <string.h>
 
-/* ---- Searching in the template ------------------------------------------------------------------------------------- */
+/* ---- Searching in the template
+ * ------------------------------------------------------------------------------------- */
 
 static const char *find(struct drllm_string text, const char *wanted) {
     const size_t size = strlen(wanted);
@@ -47,7 +48,8 @@ static struct drllm_string part_of(const char *text) {
     return (struct drllm_string){text, strlen(text)};
 }
 
-/* ---- Recognising --------------------------------------------------------------------------------------------------- */
+/* ---- Recognising
+ * --------------------------------------------------------------------------------------------------- */
 
 /* {{ '<|user|>\n' + message['content'] + eos_token }} and the like, from behind the tag. */
 static struct drllm_string tag_expression(struct drllm_string text, const char *tag) {
@@ -93,7 +95,8 @@ enum drllm_chat_template drllm_chat_recognise(struct drllm_string template_text)
     return DRLLM_CHAT_UNKNOWN;
 }
 
-/* ---- Writing ------------------------------------------------------------------------------------------------------- */
+/* ---- Writing
+ * ------------------------------------------------------------------------------------------------------- */
 
 /* Counts; writes too when there is a text. */
 struct sink {
@@ -154,10 +157,11 @@ static bool has_role(const struct drllm_chat_message *message, const char *role)
     return strcmp(message->role, role) == 0;
 }
 
-/* ---- ChatML -------------------------------------------------------------------------------------------------------- */
+/* ---- ChatML
+ * -------------------------------------------------------------------------------------------------------- */
 
-/* The text of '<|im_start|>system\nTEXT<|im_end|>...' as the template writes it, where TEXT has no end of the string in it;
- * data NULL if there is none. *quote is the string's, or 0 outside of one. */
+/* The text of '<|im_start|>system\nTEXT<|im_end|>...' as the template writes it, where TEXT has no end of the string
+ * in it; data NULL if there is none. *quote is the string's, or 0 outside of one. */
 static struct drllm_string find_default_system(struct drllm_string template_text, char *quote) {
     static const char opening[] = "<|im_start|>system", ending[] = "<|im_end|>";
     struct drllm_string rest = template_text;
@@ -221,7 +225,8 @@ static void write_chatml(struct drllm_string template_text, const struct drllm_c
     }
 }
 
-/* ---- Llama 2 ------------------------------------------------------------------------------------------------------- */
+/* ---- Llama 2
+ * ------------------------------------------------------------------------------------------------------- */
 
 /* BOS in front of the first message is the tokenizer's; in front of later ones it is text. */
 static int write_llama2(struct drllm_string template_text, const struct drllm_chat_message *messages, size_t n_messages,
@@ -265,7 +270,8 @@ static int write_llama2(struct drllm_string template_text, const struct drllm_ch
     return DRLLM_OK;
 }
 
-/* ---- Llama 3 ------------------------------------------------------------------------------------------------------- */
+/* ---- Llama 3
+ * ------------------------------------------------------------------------------------------------------- */
 
 static void put_header(struct sink *sink, const char *role) {
     put_text(sink, "<|start_header_id|>");
@@ -276,7 +282,8 @@ static void put_header(struct sink *sink, const char *role) {
 static void write_llama3(struct drllm_string template_text, const struct drllm_chat_message *messages,
                          size_t n_messages, bool add_assistant, struct sink *sink) {
     size_t i = 0;
-    /* From 3.1 on there always is a system message, with dates; there is no clock here, so it is the template's own date. */
+    /* From 3.1 on there always is a system message, with dates; there is no clock here, so it is the template's own
+     * date. */
     if (contains(template_text, "Cutting Knowledge Date: December 2023") && contains(template_text, "Today Date: ")) {
         const struct drllm_string date = until(behind(template_text, "set date_string = \""), "\"");
         put_header(sink, "system");
@@ -299,9 +306,11 @@ static void write_llama3(struct drllm_string template_text, const struct drllm_c
     }
 }
 
-/* ---- Zephyr -------------------------------------------------------------------------------------------------------- */
+/* ---- Zephyr
+ * -------------------------------------------------------------------------------------------------------- */
 
-/* Does a line end behind the expression: within its last string, or in the template behind it (where -}} takes it away)? */
+/* Does a line end behind the expression: within its last string, or in the template behind it (where -}} takes it
+ * away)? */
 static bool ends_line(struct drllm_string expression, size_t n_behind) {
     const char *last = expression.data + expression.size; /* }} follows, within the template, if n_behind is not 0 */
     if (n_behind > 2 && last[2] == '\n' && (expression.size == 0 || last[-1] != '-')) {
@@ -339,7 +348,8 @@ static void write_zephyr(struct drllm_string template_text, const struct drllm_c
     }
 }
 
-/* ---- All of them --------------------------------------------------------------------------------------------------- */
+/* ---- All of them
+ * --------------------------------------------------------------------------------------------------- */
 
 static int write_all(enum drllm_chat_template chat, struct drllm_string template_text,
                      const struct drllm_chat_message *messages, size_t n_messages, bool add_assistant,

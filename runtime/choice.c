@@ -5,9 +5,9 @@
 
 /* The columns: as exact as the file (ours), and as XNNPACK runs it.
  *
- * K-quants and 5-bit formats have no kernels; they run in the nearest format that does: q4_k keeps its 4-bit values and only
- * rounds scales to F16, the others go to 8 bits. XNNPACK's int4 (qb4w) is symmetric like q4_0, whose values it keeps; formats
- * with minima would lose too much in it (measured: README, "XNNPACK"). */
+ * K-quants and 5-bit formats have no kernels; they run in the nearest format that does: q4_k keeps its 4-bit values
+ * and only rounds scales to F16, the others go to 8 bits. XNNPACK's int4 (qb4w) is symmetric like q4_0, whose values
+ * it keeps; formats with minima would lose too much in it (measured: README, "XNNPACK"). */
 static const struct {
     enum drllm_format stored;
     enum drllm_format exact;
@@ -21,8 +21,8 @@ static const struct {
     {DRLLM_FORMAT_Q6_K, DRLLM_FORMAT_Q8_0, DRLLM_FORMAT_Q8C}, {DRLLM_FORMAT_Q8C, DRLLM_FORMAT_Q8C, DRLLM_FORMAT_Q8C},
 };
 
-/* Where --head auto trades a head of 8 bits or more for int8 per channel on XNNPACK: one row per instruction set, the best
- * first. Figures: README, "The output head". */
+/* Where --head auto trades a head of 8 bits or more for int8 per channel on XNNPACK: one row per instruction set,
+ * the best first. Figures: README, "The output head". */
 static const struct {
     uint64_t cpu_features;
     bool q8c_head;

@@ -2,8 +2,8 @@
 
 #include "runtime/error.h"
 
-/* No real model comes near; sizes below never overflow when two of them are multiplied with a few bytes (64-bit), and the
- * int32 sums of the q8c kernels hold. */
+/* No real model comes near; sizes below never overflow when two of them are multiplied with a few bytes (64-bit),
+ * and the int32 sums of the q8c kernels hold. */
 enum { MAX_WIDTH = 1 << 17, MAX_LAYERS = 1 << 12, MAX_CONTEXT = 1 << 28 };
 
 static int read_size(const struct drllm_gguf *gguf, const char *key, size_t max, size_t *value,

@@ -3,16 +3,17 @@
  * This header needs no operating system: models are in memory. Paths, descriptors and core counts are in drllm_os.h.
  *
  * Conventions
- * - Functions that can fail return DRLLM_OK (0) or a negative enum drllm_status. Those with a `struct drllm_error *` fill it
- *   in as well, when it is not NULL, with a sentence that says what is wrong and what to do. On failure no output is
- *   changed unless its comment says so. The library never prints, aborts or exits.
- * - Structs of parameters come from their defaults function and are then changed field by field; never zero them yourself.
- * - A model may be used from any number of threads and sessions at once. A session, and a sampler, belong to one thread at
- *   a time; drllm_session_cancel alone may be called from any other.
- * - Token ids are int32_t in [0, n_vocab). Text is UTF-8 with a length in bytes; it may hold zero bytes and need not end
- *   with one. Sizes and counts are size_t.
- * - Buffer functions (tokenise, chat format, ...) always set the needed size and return DRLLM_ERR_BUFFER if the capacity is
- *   less, so that a first call with capacity 0 (and a NULL buffer) asks for the size. */
+ * - Functions that can fail return DRLLM_OK (0) or a negative enum drllm_status. Those with a `struct drllm_error *`
+ *   fill it in as well, when it is not NULL, with a sentence that says what is wrong and what to do. On failure no
+ *   output is changed unless its comment says so. The library never prints, aborts or exits.
+ * - Structs of parameters come from their defaults function and are then changed field by field; never zero them
+ *   yourself.
+ * - A model may be used from any number of threads and sessions at once. A session, and a sampler, belong to one
+ *   thread at a time; drllm_session_cancel alone may be called from any other.
+ * - Token ids are int32_t in [0, n_vocab). Text is UTF-8 with a length in bytes; it may hold zero bytes and need not
+ *   end with one. Sizes and counts are size_t.
+ * - Buffer functions (tokenise, chat format, ...) always set the needed size and return DRLLM_ERR_BUFFER if the
+ *   capacity is less, so that a first call with capacity 0 (and a NULL buffer) asks for the size. */
 #ifndef DRLLM_H
 #define DRLLM_H
 
@@ -57,9 +58,9 @@ struct drllm_log {
     void *user;
 };
 
-/* All memory of models and sessions comes from here, except what XNNPACK and the thread pool allocate for themselves.
- * allocate: `size` bytes aligned to `alignment` (a power of two up to 64), or NULL; size is never 0. Both functions may be
- * called from any thread that calls the library. */
+/* All memory of models and sessions comes from here, except what XNNPACK and the thread pool allocate for
+ * themselves. allocate: `size` bytes aligned to `alignment` (a power of two up to 64), or NULL; size is never 0.
+ * Both functions may be called from any thread that calls the library. */
 struct drllm_allocator {
     void *(*allocate)(void *user, size_t size, size_t alignment);
     void (*release)(void *user, void *memory, size_t size); /* size as it was allocated; memory is never NULL */
@@ -96,9 +97,9 @@ struct drllm_model_params {
 };
 struct drllm_model_params drllm_model_default_params(void);
 
-/* Read a GGUF file (version 2 or 3, architecture llama) that lies at data[0 .. size). The bytes must stay in place and
- * unchanged until the model is closed: embedding rows and the vocabulary are used where they are. data is a multiple of 4.
- * params NULL: the defaults. Errors: ARGUMENT, MEMORY, FORMAT, UNSUPPORTED, STATE, SYSTEM. */
+/* Read a GGUF file (version 2 or 3, architecture llama) that lies at data[0 .. size). The bytes must stay in place
+ * and unchanged until the model is closed: embedding rows and the vocabulary are used where they are. data is a
+ * multiple of 4. params NULL: the defaults. Errors: ARGUMENT, MEMORY, FORMAT, UNSUPPORTED, STATE, SYSTEM. */
 int drllm_model_open_memory(const void *data, size_t size, const struct drllm_model_params *params,
                             struct drllm_model **model, struct drllm_error *error);
 
@@ -149,8 +150,8 @@ int drllm_tokenize(const struct drllm_model *model, const char *text, size_t siz
 int drllm_token_bytes(const struct drllm_model *model, int32_t token, bool special, char *bytes, size_t capacity,
                       size_t *size);
 
-/* Ids to text: the bytes of all tokens, and for SentencePiece vocabularies without the space that tokenising put in front.
- * Errors: ARGUMENT, BUFFER. */
+/* Ids to text: the bytes of all tokens, and for SentencePiece vocabularies without the space that tokenising put in
+ * front. Errors: ARGUMENT, BUFFER. */
 int drllm_detokenize(const struct drllm_model *model, const int32_t *tokens, size_t n_tokens, bool special, char *text,
                      size_t capacity, size_t *size);
 
@@ -180,8 +181,8 @@ struct drllm_session_params {
 };
 struct drllm_session_params drllm_session_default_params(void);
 
-/* A session is a context (the tokens so far and their keys and values), scratch memory and worker threads. The cache grows
- * as tokens come. Errors: ARGUMENT, MEMORY, STATE (a vocabulary has no sessions), SYSTEM. */
+/* A session is a context (the tokens so far and their keys and values), scratch memory and worker threads. The cache
+ * grows as tokens come. Errors: ARGUMENT, MEMORY, STATE (a vocabulary has no sessions), SYSTEM. */
 int drllm_session_open(const struct drllm_model *model, const struct drllm_session_params *params,
                        struct drllm_session **session, struct drllm_error *error);
 void drllm_session_close(struct drllm_session *session); /* NULL is allowed */
@@ -189,8 +190,8 @@ void drllm_session_close(struct drllm_session *session); /* NULL is allowed */
 /* The sentence about the last call on this session that failed; "" when none did. Valid until the next call. */
 const char *drllm_session_last_error(const struct drllm_session *session);
 
-/* Append n_tokens >= 1 tokens and compute them; afterwards the logits of the last one are there. When it fails (ARGUMENT: an
- * id out of range; CONTEXT_FULL; MEMORY; CANCELLED; SYSTEM) the context is as long as before. */
+/* Append n_tokens >= 1 tokens and compute them; afterwards the logits of the last one are there. When it fails
+ * (ARGUMENT: an id out of range; CONTEXT_FULL; MEMORY; CANCELLED; SYSTEM) the context is as long as before. */
 int drllm_session_prefill(struct drllm_session *session, const int32_t *tokens, size_t n_tokens);
 
 /* The same for one token; the step of a generation. */
@@ -261,8 +262,8 @@ struct drllm_generate_params {
     const char *const *stop; /* default none: zero-terminated strings */
     size_t n_stop;
     bool ignore_end; /* default false: go on after an end token */
-    /* Called with whole characters of text (size bytes, not terminated; size may be 0 for a token that ended none), and the
-     * token that completed them. True goes on, false stops. NULL: no call. */
+    /* Called with whole characters of text (size bytes, not terminated; size may be 0 for a token that ended none),
+     * and the token that completed them. True goes on, false stops. NULL: no call. */
     bool (*on_text)(void *user, int32_t token, const char *text, size_t size);
     void *user;
     uint64_t reserved[8];
@@ -274,10 +275,11 @@ struct drllm_generation {
     size_t n_tokens; /* sampled, the end token included */
 };
 
-/* Sample, report, decode, until something of the above stops it. Needs logits (STATE), so call prefill first. Text that
- * might be the beginning of a stop string is held back until it is clear. A cut character at the end comes out as U+FFFD.
- * The context then holds the prompt and the sampled tokens, but for the last one when nothing had to be computed after it.
- * result may be NULL. On CANCELLED, MEMORY or SYSTEM the text so far has been reported and result is set. */
+/* Sample, report, decode, until something of the above stops it. Needs logits (STATE), so call prefill first. Text
+ * that might be the beginning of a stop string is held back until it is clear. A cut character at the end comes out
+ * as U+FFFD. The context then holds the prompt and the sampled tokens, but for the last one when nothing had to be
+ * computed after it. result may be NULL. On CANCELLED, MEMORY or SYSTEM the text so far has been reported and result
+ * is set. */
 int drllm_session_generate(struct drllm_session *session, struct drllm_sampler *sampler,
                            const struct drllm_generate_params *params, struct drllm_generation *result);
 
@@ -289,8 +291,9 @@ struct drllm_choice {
     double log_prob; /* out: sum of ln p(token | prompt, choice so far) */
 };
 
-/* How likely each choice is after the prompt. The context must be empty (STATE otherwise); the prompt is computed once and is
- * all that the context holds afterwards, with its logits. Errors as for prefill; log_prob is then unspecified. */
+/* How likely each choice is after the prompt. The context must be empty (STATE otherwise); the prompt is computed
+ * once and is all that the context holds afterwards, with its logits. Errors as for prefill; log_prob is then
+ * unspecified. */
 int drllm_session_score(struct drllm_session *session, const int32_t *prompt, size_t n_prompt,
                         struct drllm_choice *choices, size_t n_choices);
 

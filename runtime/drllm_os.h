@@ -8,13 +8,13 @@
 extern "C" {
 #endif
 
-/* Map a GGUF file read-only and open it. Besides the errors of drllm_model_open_memory: IO. A file that is truncated while
- * it is mapped ends the process (SIGBUS), as with any mapping. */
+/* Map a GGUF file read-only and open it. Besides the errors of drllm_model_open_memory: IO. A file that is truncated
+ * while it is mapped ends the process (SIGBUS), as with any mapping. */
 int drllm_model_open_path(const char *path, const struct drllm_model_params *params, struct drllm_model **model,
                           struct drllm_error *error);
 
-/* The same for the `size` bytes (0: all that follow) at `offset` of a descriptor of a plain file, such as an uncompressed
- * asset of an Android package. The descriptor stays the caller's and may be closed afterwards. */
+/* The same for the `size` bytes (0: all that follow) at `offset` of a descriptor of a plain file, such as an
+ * uncompressed asset of an Android package. The descriptor stays the caller's and may be closed afterwards. */
 int drllm_model_open_fd(int descriptor, uint64_t offset, uint64_t size, const struct drllm_model_params *params,
                         struct drllm_model **model, struct drllm_error *error);
 

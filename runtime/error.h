@@ -17,8 +17,8 @@
 size_t drllm_format_text(char *text, size_t size, const char *format, ...) DRLLM_PRINTF(3, 4);
 size_t drllm_format_text_v(char *text, size_t size, const char *format, va_list arguments);
 
-/* Set the error (may be NULL; returned as it is). Bytes of the detail that are not printable ASCII or valid UTF-8 become
- * '?', since names come from files. */
+/* Set the error (may be NULL; returned as it is). Bytes of the detail that are not printable ASCII or valid UTF-8
+ * become '?', since names come from files. */
 struct drllm_error *drllm_error_set(struct drllm_error *error, int status, const char *format, ...) DRLLM_PRINTF(3, 4);
 
 static inline int drllm_error_status(const struct drllm_error *error, int status) {

@@ -1,7 +1,7 @@
 /* One pass: embed, run every block over all tokens of the pass, then the head for the rows that are asked for.
  *
- * Blocks are the outer loop and chunks of tokens the inner one (block.c), because what is ahead of a block may want to see
- * the whole prompt there. */
+ * Blocks are the outer loop and chunks of tokens the inner one (block.c), because what is ahead of a block may want
+ * to see the whole prompt there. */
 #include "runtime/error.h"
 #include "runtime/memory.h"
 #include "runtime/rope.h"

@@ -48,8 +48,8 @@ static bool append(struct generation *generation, int32_t token) {
     return status == DRLLM_OK;
 }
 
-/* Where a stop string begins in text[0..size), or size. *complete: a whole one was found, otherwise the text ends in what may
- * become one. */
+/* Where a stop string begins in text[0..size), or size. *complete: a whole one was found, otherwise the text ends in
+ * what may become one. */
 static size_t find_stop(const struct drllm_generate_params *params, const char *text, size_t size, bool *complete) {
     for (size_t at = 0; at < size; at++) {
         bool partial = false;

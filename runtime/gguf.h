@@ -75,8 +75,8 @@ void drllm_gguf_close(struct drllm_gguf *gguf);
 const struct drllm_gguf_entry *drllm_gguf_find(const struct drllm_gguf *gguf, const char *key);
 const struct drllm_gguf_tensor *drllm_gguf_find_tensor(const struct drllm_gguf *gguf, const char *name);
 
-/* Typed access. False, and *value unchanged, when the key is missing or its value does not fit the type (any integer type is
- * accepted for u64 if it is not negative; F32 and F64 for f32). */
+/* Typed access. False, and *value unchanged, when the key is missing or its value does not fit the type (any integer
+ * type is accepted for u64 if it is not negative; F32 and F64 for f32). */
 bool drllm_gguf_get_u64(const struct drllm_gguf *gguf, const char *key, uint64_t *value);
 bool drllm_gguf_get_f32(const struct drllm_gguf *gguf, const char *key, float *value);
 bool drllm_gguf_get_bool(const struct drllm_gguf *gguf, const char *key, bool *value);

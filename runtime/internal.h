@@ -8,13 +8,13 @@
 /* The file's parsed metadata and tensors; the model's, valid until it is closed. */
 const struct drllm_gguf *drllm_model_gguf(const struct drllm_model *model);
 
-/* Called during a prefill, with the residual of the pass's last token after block `layer`, and with layer == n_layers for
- * the output of the final norm. hidden: float[d_model], valid during the call. NULL hook: none. */
+/* Called during a prefill, with the residual of the pass's last token after block `layer`, and with layer ==
+ * n_layers for the output of the final norm. hidden: float[d_model], valid during the call. NULL hook: none. */
 typedef void (*drllm_layer_hook)(void *user, size_t layer, const float *hidden);
 void drllm_session_set_layer_hook(struct drllm_session *session, drllm_layer_hook hook, void *user);
 
-/* Called with the logits after prompt position `position` (0-based within the call's tokens), in rising order. Non-zero stops
- * the pass with that value as a status. */
+/* Called with the logits after prompt position `position` (0-based within the call's tokens), in rising order.
+ * Non-zero stops the pass with that value as a status. */
 typedef int (*drllm_logits_hook)(void *user, size_t position, const float *logits);
 
 /* Prefill that also computes the logits of positions first .. n_tokens-1 and hands each to the hook. */

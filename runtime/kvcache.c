@@ -86,7 +86,8 @@ int drllm_kvcache_reserve(struct drllm_kvcache *cache, size_t n_positions, size_
     return DRLLM_OK;
 }
 
-/* Elements are contiguous in a position, 8 apart in a block of keys; heads and dimensions are one running index in both. */
+/* Elements are contiguous in a position, 8 apart in a block of keys; heads and dimensions are one running index in
+ * both. */
 static void scatter_f16(uint16_t *block, const uint16_t *keys, size_t n) {
     for (size_t i = 0; i < n; i++) {
         block[i * DRLLM_KV_BLOCK] = keys[i];

@@ -1,7 +1,8 @@
-/* Keys and values of the tokens so far, in F16 (in F32 for the F32 reference network): one slot per execution of a block.
+/* Keys and values of the tokens so far, in F16 (in F32 for the F32 reference network): one slot per execution of a
+ * block.
  *
- * A slot's keys lie in blocks of 8 positions, [position / 8][kv head][head_dim][position % 8], so that a score kernel reads
- * 8 positions in one load; its values lie [position][kv head][head_dim]. A slot grows by need. */
+ * A slot's keys lie in blocks of 8 positions, [position / 8][kv head][head_dim][position % 8], so that a score
+ * kernel reads 8 positions in one load; its values lie [position][kv head][head_dim]. A slot grows by need. */
 #ifndef DRLLM_RUNTIME_KVCACHE_H
 #define DRLLM_RUNTIME_KVCACHE_H
 
@@ -30,7 +31,8 @@ int drllm_kvcache_init(struct drllm_kvcache *cache, const struct drllm_allocator
                        size_t n_kv_heads, size_t head_dim, size_t element_bytes, size_t max_positions);
 void drllm_kvcache_free(struct drllm_kvcache *cache);
 
-/* Room for n_positions in every slot, keeping the first n_used. On failure some slots may have grown; all are intact. */
+/* Room for n_positions in every slot, keeping the first n_used. On failure some slots may have grown; all are
+ * intact. */
 int drllm_kvcache_reserve(struct drllm_kvcache *cache, size_t n_positions, size_t n_used);
 
 /* The distance in elements between neighbouring blocks of a slot's keys, and between positions of its values. */

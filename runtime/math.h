@@ -1,5 +1,5 @@
-/* Elementary functions in double, the same bits on every machine: only +, -, *, / and integer work on the bits. Accurate to a
- * few units in the last place, which is far beyond what float results need. */
+/* Elementary functions in double, the same bits on every machine: only +, -, *, / and integer work on the bits.
+ * Accurate to a few units in the last place, which is far beyond what float results need. */
 #ifndef DRLLM_RUNTIME_MATH_H
 #define DRLLM_RUNTIME_MATH_H
 

@@ -1,5 +1,5 @@
-/* Sampling. The order is that of llama.cpp's defaults: repeat penalty, top-k, top-p, min-p, temperature. All arithmetic is
- * our own, so that a seed gives the same tokens on every machine. */
+/* Sampling. The order is that of llama.cpp's defaults: repeat penalty, top-k, top-p, min-p, temperature. All
+ * arithmetic is our own, so that a seed gives the same tokens on every machine. */
 #include "runtime/error.h"
 #include "runtime/math.h"
 #include "runtime/memory.h"

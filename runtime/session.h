@@ -74,17 +74,17 @@ struct drllm_session {
 #define drllm_session_fail(session, status, ...) drllm_fail(&(session)->error, status, __VA_ARGS__)
 
 /* forward.c: run tokens [0, n) as positions n_tokens .. n_tokens + n - 1, then the final norm and the head for rows
- * first_logits .. n-1, `hook` called for each when it is not NULL. The logits of the last row end in session->logits. The
- * context is not changed. */
+ * first_logits .. n-1, `hook` called for each when it is not NULL. The logits of the last row end in
+ * session->logits. The context is not changed. */
 int drllm_forward(struct drllm_session *session, const int32_t *tokens, size_t n, size_t first_logits,
                   drllm_logits_hook hook, void *user);
 
-/* block.c: run block `layer` with KV slot `slot` on n rows of the residual at positions first .. first + n - 1, whose angles
- * are in session->cos_sin. */
+/* block.c: run block `layer` with KV slot `slot` on n rows of the residual at positions first .. first + n - 1,
+ * whose angles are in session->cos_sin. */
 int drllm_block_run(struct drllm_session *session, size_t layer, size_t slot, float *residual, size_t n, size_t first);
 
-/* attention.c: for n rows of scratch->q at positions first ..., whose keys and values are in the cache already, the weighted
- * values into scratch->attended. */
+/* attention.c: for n rows of scratch->q at positions first ..., whose keys and values are in the cache already, the
+ * weighted values into scratch->attended. */
 void drllm_attention_run(struct drllm_session *session, size_t slot, size_t n, size_t first);
 /* Floats of scratch that one worker needs. */
 size_t drllm_attention_floats(const struct drllm_config *config, size_t max_keys);

@@ -1,5 +1,5 @@
-/* The vocabulary, special tokens, detokenising. What a key or a text means is llama.cpp's doing (llama_vocab::impl::load,
- * tokenizer_st_partition, token_to_piece), so that ids are equal. */
+/* The vocabulary, special tokens, detokenising. What a key or a text means is llama.cpp's doing
+ * (llama_vocab::impl::load, tokenizer_st_partition, token_to_piece), so that ids are equal. */
 #include "runtime/tokenizer.h"
 
 #include "runtime/error.h"
@@ -8,7 +8,8 @@
 
 #include <string.h>
 
-/* ---- Texts --------------------------------------------------------------------------------------------------------- */
+/* ---- Texts
+ * --------------------------------------------------------------------------------------------------------- */
 
 static uint32_t mix(uint64_t hash) {
     hash ^= hash >> 32;
@@ -67,7 +68,8 @@ static bool insert_text(struct drllm_tokenizer *tokenizer, int32_t id) {
     return false;
 }
 
-/* ---- Reading the metadata ------------------------------------------------------------------------------------------ */
+/* ---- Reading the metadata
+ * ------------------------------------------------------------------------------------------ */
 
 static const struct drllm_gguf_entry *find_array(const struct drllm_gguf *gguf, const char *key, uint32_t item_type) {
     const struct drllm_gguf_entry *entry = drllm_gguf_find(gguf, key);
@@ -271,7 +273,8 @@ static int read_settings(struct drllm_tokenizer *tokenizer, const struct drllm_g
     return DRLLM_OK;
 }
 
-/* ---- The special tokens' order ------------------------------------------------------------------------------------- */
+/* ---- The special tokens' order
+ * ------------------------------------------------------------------------------------- */
 
 static int compare_texts(const struct drllm_token *a, const struct drllm_token *b) {
     const int order = memcmp(a->text, b->text, a->size < b->size ? a->size : b->size);
@@ -322,8 +325,8 @@ static void sort(const struct order *order, uint32_t *items, size_t n) {
     }
 }
 
-/* Longer ones, which no real vocabulary has, are not looked for: a megabyte of a's would cost too much time in a megabyte of
- * a's. */
+/* Longer ones, which no real vocabulary has, are not looked for: a megabyte of a's would cost too much time in a
+ * megabyte of a's. */
 enum { MOST_SPECIAL_BYTES = 1024 };
 
 static bool is_special(const struct drllm_tokenizer *tokenizer, int32_t id) {
@@ -377,7 +380,8 @@ static int collect_specials(struct drllm_tokenizer *tokenizer, struct drllm_erro
     return DRLLM_OK;
 }
 
-/* ---- Opening ------------------------------------------------------------------------------------------------------- */
+/* ---- Opening
+ * ------------------------------------------------------------------------------------------------------- */
 
 int drllm_tokenizer_open(const struct drllm_gguf *gguf, const struct drllm_allocator *allocator,
                          struct drllm_tokenizer **tokenizer, struct drllm_error *error) {
@@ -453,7 +457,8 @@ enum drllm_token_type drllm_tokenizer_token_type(const struct drllm_tokenizer *t
     return (enum drllm_token_type)tokenizer->tokens[token].type;
 }
 
-/* ---- Arrays that grow ---------------------------------------------------------------------------------------------- */
+/* ---- Arrays that grow
+ * ---------------------------------------------------------------------------------------------- */
 
 bool drllm_grow(const struct drllm_allocator *allocator, void **memory, size_t *capacity, size_t needed, size_t item,
                 size_t keep) {
@@ -487,7 +492,8 @@ bool drllm_ids_append(struct drllm_ids *ids, int32_t id) {
     return true;
 }
 
-/* ---- Encoding ------------------------------------------------------------------------------------------------------ */
+/* ---- Encoding
+ * ------------------------------------------------------------------------------------------------------ */
 
 /* Where a special token could be in a text. */
 struct mark {
@@ -671,7 +677,8 @@ int drllm_tokenizer_encode(const struct drllm_tokenizer *tokenizer, const char *
     return status;
 }
 
-/* ---- Decoding ------------------------------------------------------------------------------------------------------ */
+/* ---- Decoding
+ * ------------------------------------------------------------------------------------------------------ */
 
 static int hex_digit(char c) {
     return c >= '0' && c <= '9'   ? c - '0'
@@ -694,8 +701,8 @@ static bool is_space_mark(const struct drllm_token *token, size_t at) {
     return token->size - at >= 3 && memcmp(token->text + at, "\xE2\x96\x81", 3) == 0;
 }
 
-/* The byte that GPT-2 writes as the character at text[0 .. size). Returns how many bytes that character has; 0, and *byte
- * unchanged, if it is none of GPT-2's. */
+/* The byte that GPT-2 writes as the character at text[0 .. size). Returns how many bytes that character has; 0, and
+ * *byte unchanged, if it is none of GPT-2's. */
 static size_t read_byte_character(const char *text, size_t size, char *byte) {
     uint32_t character = (uint8_t)text[0];
     size_t n = 1;
@@ -717,7 +724,8 @@ static size_t read_byte_character(const char *text, size_t size, char *byte) {
     return n;
 }
 
-/* Writes the token's bytes to out, unless it is NULL; returns how many. skip: bytes of a normal token to leave out in front. */
+/* Writes the token's bytes to out, unless it is NULL; returns how many. skip: bytes of a normal token to leave out
+ * in front. */
 static size_t write_piece(const struct drllm_tokenizer *tokenizer, int32_t id, bool special, size_t skip, char *out) {
     const struct drllm_token *token = &tokenizer->tokens[id];
     const bool hidden = token->type == DRLLM_TOKEN_CONTROL || token->type == DRLLM_TOKEN_UNKNOWN;

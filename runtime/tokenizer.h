@@ -1,6 +1,6 @@
-/* Text to token ids and back. tokenizer.c: the vocabulary, special tokens, detokenising; tokenizer_bpe.c: GPT-2 style byte
- * pair encoding; tokenizer_pretokenize.c: how BPE splits text into words; tokenizer_spm.c: SentencePiece-style merging by
- * score with byte fallback. */
+/* Text to token ids and back. tokenizer.c: the vocabulary, special tokens, detokenising; tokenizer_bpe.c: GPT-2
+ * style byte pair encoding; tokenizer_pretokenize.c: how BPE splits text into words; tokenizer_spm.c:
+ * SentencePiece-style merging by score with byte fallback. */
 #ifndef DRLLM_RUNTIME_TOKENIZER_H
 #define DRLLM_RUNTIME_TOKENIZER_H
 

@@ -1,5 +1,6 @@
-/* GPT-2 style byte pair encoding: a word's bytes, written as printable characters, are merged in the order of the merges. As
- * llama.cpp's llm_tokenizer_bpe does it, but on ids: a merge whose parts or whole are no tokens is left out. */
+/* GPT-2 style byte pair encoding: a word's bytes, written as printable characters, are merged in the order of the
+ * merges. As llama.cpp's llm_tokenizer_bpe does it, but on ids: a merge whose parts or whole are no tokens is left
+ * out. */
 #include "runtime/error.h"
 #include "runtime/memory.h"
 #include "runtime/tokenizer_internal.h"
@@ -7,7 +8,8 @@
 #include <string.h>
 #include <utf8proc.h>
 
-/* ---- The vocabulary ------------------------------------------------------------------------------------------------ */
+/* ---- The vocabulary
+ * ------------------------------------------------------------------------------------------------ */
 
 /* The bytes that are no printable character of Latin-1 come from U+0100 on, in their order. */
 uint32_t drllm_byte_character(uint8_t byte) {
@@ -164,7 +166,8 @@ int drllm_bpe_open(struct drllm_tokenizer *tokenizer, const struct drllm_gguf *g
     return read_merges(tokenizer, gguf, error);
 }
 
-/* ---- Encoding ------------------------------------------------------------------------------------------------------ */
+/* ---- Encoding
+ * ------------------------------------------------------------------------------------------------------ */
 
 static void look_up_pair(const void *context, struct drllm_symbol *left, const struct drllm_symbol *right) {
     const struct drllm_tokenizer *tokenizer = context;

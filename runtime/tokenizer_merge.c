@@ -32,7 +32,8 @@ bool drllm_merger_reserve(struct drllm_merger *merger, size_t n) {
     return grown;
 }
 
-/* ---- A heap with the least on top ---------------------------------------------------------------------------------- */
+/* ---- A heap with the least on top
+ * ---------------------------------------------------------------------------------- */
 
 static void heap_push(struct drllm_merger *merger, uint64_t item) {
     uint64_t *heap = merger->heap;
@@ -63,7 +64,8 @@ static uint64_t heap_pop(struct drllm_merger *merger) {
     return top;
 }
 
-/* ---- Merging ------------------------------------------------------------------------------------------------------- */
+/* ---- Merging
+ * ------------------------------------------------------------------------------------------------------- */
 
 static void look_up(struct drllm_merger *merger, uint32_t left) {
     struct drllm_symbol *symbol = &merger->symbols[left];

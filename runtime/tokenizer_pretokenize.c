@@ -1,5 +1,6 @@
-/* How byte pair encoding splits text into words: by hand, what these regular expressions of llama.cpp's llama-vocab.cpp
- * (llm_tokenizer_bpe, with the custom splitters of unicode.cpp) match, one after the other on the parts of the one before:
+/* How byte pair encoding splits text into words: by hand, what these regular expressions of llama.cpp's
+ * llama-vocab.cpp (llm_tokenizer_bpe, with the custom splitters of unicode.cpp) match, one after the other on the
+ * parts of the one before:
  *
  *   gpt-2      's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+      (GPT-2's encoder.py)
  *   smollm     \p{N}, then gpt-2                                  (Digits(individual_digits), ByteLevel of its tokenizer.json)
@@ -7,8 +8,8 @@
  *              |\s+(?!\S)|\s+                                     (Llama 3's tokenizer.json)
  *   default    [\p{P}\$\+<=>\^~\|]+, then gpt-2, then \p{N}+, then [0-9][0-9][0-9]       (llama.cpp's, for unknown vocabularies)
  *
- * A byte that is not UTF-8 counts as U+FFFD, a symbol. Unlike the regular expressions, nothing here goes back further than
- * one character, so that the time is linear. */
+ * A byte that is not UTF-8 counts as U+FFFD, a symbol. Unlike the regular expressions, nothing here goes back
+ * further than one character, so that the time is linear. */
 #include "runtime/tokenizer_internal.h"
 
 #include <string.h>
@@ -44,7 +45,8 @@ bool drllm_pretokenizer_find(struct drllm_string name, enum drllm_pretokenizer *
     return false;
 }
 
-/* ---- Characters ---------------------------------------------------------------------------------------------------- */
+/* ---- Characters
+ * ---------------------------------------------------------------------------------------------------- */
 
 enum kind { KIND_END, KIND_LETTER, KIND_NUMBER, KIND_SPACE, KIND_OTHER };
 
@@ -120,7 +122,8 @@ static bool is_default_punctuation(struct character c) {
     return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
 }
 
-/* ---- Words --------------------------------------------------------------------------------------------------------- */
+/* ---- Words
+ * --------------------------------------------------------------------------------------------------------- */
 
 static size_t end_of_run(const struct drllm_splitter *splitter, size_t at, size_t end, enum kind kind) {
     for (;;) {
@@ -150,7 +153,8 @@ static size_t contraction(const struct drllm_splitter *splitter, size_t at, size
                                                                                                                  : 0;
 }
 
-/* \s+(?!\S)|\s+ : all white space, but for its last character when a word follows. With `lines`, \s*[\r\n]+ comes first. */
+/* \s+(?!\S)|\s+ : all white space, but for its last character when a word follows. With `lines`, \s*[\r\n]+ comes
+ * first. */
 static size_t end_of_spaces(const struct drllm_splitter *splitter, size_t begin, size_t end, bool lines) {
     size_t at = begin, last = begin, line_end = begin;
     for (;;) {
@@ -220,7 +224,8 @@ static size_t end_of_llama3_word(const struct drllm_splitter *splitter, size_t a
     return end_of_spaces(splitter, at, end, true);
 }
 
-/* ---- Stages -------------------------------------------------------------------------------------------------------- */
+/* ---- Stages
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* The first stage: single digits, or runs of punctuation, and what is between them. */
 static size_t end_of_segment(const struct drllm_splitter *splitter) {
@@ -247,7 +252,8 @@ static bool three_digits(const struct drllm_splitter *splitter, size_t at, size_
            ascii_kind(text[2]) == KIND_NUMBER;
 }
 
-/* The third and fourth stage of `default`, within a word: numbers for themselves, and of those three digits at a time. */
+/* The third and fourth stage of `default`, within a word: numbers for themselves, and of those three digits at a
+ * time. */
 static size_t end_of_default_piece(struct drllm_splitter *splitter) {
     size_t at = splitter->at;
     if (at == splitter->run_end) {

@@ -1,4 +1,5 @@
-/* Whole characters out of a stream of bytes. The ranges of second bytes are those of the Unicode Standard's table 3-7. */
+/* Whole characters out of a stream of bytes. The ranges of second bytes are those of the Unicode Standard's table
+ * 3-7. */
 #include "runtime/utf8.h"
 
 #include <stdbool.h>

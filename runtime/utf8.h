@@ -4,8 +4,8 @@
 
 #include <stddef.h>
 
-/* Bytes of text[0..size) up to which it can be shown: all but a trailing sequence that is the valid beginning of a longer
- * character. Invalid bytes elsewhere count as shown. */
+/* Bytes of text[0..size) up to which it can be shown: all but a trailing sequence that is the valid beginning of a
+ * longer character. Invalid bytes elsewhere count as shown. */
 size_t drllm_utf8_complete(const char *text, size_t size);
 
 /* Copy with every invalid sequence replaced by U+FFFD; returns the size written, which is at most 3 * size. */

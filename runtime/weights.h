@@ -43,8 +43,8 @@ int drllm_weights_out_of_memory(const struct drllm_loader *loader, const char *n
 /* One row of the source as floats[cols]. */
 void drllm_weights_dequantize_row(const struct drllm_source *source, size_t row, float *out);
 
-/* Fill in `matrix`, whose format, rows and cols are set: interleaved for our kernels, or packed by XNNPACK. Errors: FORMAT
- * (NaN or infinite weights), UNSUPPORTED, MEMORY, STATE, SYSTEM. */
+/* Fill in `matrix`, whose format, rows and cols are set: interleaved for our kernels, or packed by XNNPACK. Errors:
+ * FORMAT (NaN or infinite weights), UNSUPPORTED, MEMORY, STATE, SYSTEM. */
 int drllm_weights_pack(struct drllm_loader *loader, const struct drllm_source *source, struct drllm_matrix *matrix);
 int drllm_weights_pack_for_xnn(struct drllm_loader *loader, const struct drllm_source *source,
                                struct drllm_matrix *matrix);

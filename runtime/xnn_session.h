@@ -1,5 +1,5 @@
-/* A session's share of XNNPACK: an operator for each matrix that XNNPACK runs, and the input that they read. Its operators
- * hold pointers to input and output, so that they cannot be shared; the packed weights are the model's. */
+/* A session's share of XNNPACK: an operator for each matrix that XNNPACK runs, and the input that they read. Its
+ * operators hold pointers to input and output, so that they cannot be shared; the packed weights are the model's. */
 #ifndef DRLLM_RUNTIME_XNN_SESSION_H
 #define DRLLM_RUNTIME_XNN_SESSION_H
 
@@ -14,8 +14,8 @@ int drllm_xnn_session_open(const struct drllm_model *model, size_t n_chunk, stru
                            struct drllm_error *error);
 void drllm_xnn_session_close(struct drllm_xnn_session *session); /* NULL is allowed */
 
-/* Operator of matrix `which` of block `layer`, or of the head with layer == n_layers and which == 0; NULL for one that our
- * own kernels run. session may be NULL. */
+/* Operator of matrix `which` of block `layer`, or of the head with layer == n_layers and which == 0; NULL for one
+ * that our own kernels run. session may be NULL. */
 struct drllm_xnn_op *drllm_xnn_session_op(struct drllm_xnn_session *session, size_t layer, size_t which);
 struct drllm_xnn_input *drllm_xnn_session_input(struct drllm_xnn_session *session);
 
