@@ -146,7 +146,8 @@ distclean: clean ## the same, and say where the cache is
 	@echo 'The libraries and models are in' "$$(dirname "$$(dirname "$(deps)")")"
 
 test_env := DRLLM_TEST_MODEL="$${DRLLM_TEST_MODEL:-$$(tools/setup/model.sh --print)}" \
-    DRLLM_TEST_SHARED="$${DRLLM_TEST_SHARED-$$(cd ../shared 2>/dev/null && pwd)}"
+    DRLLM_TEST_SHARED="$${DRLLM_TEST_SHARED-$$(cd ../shared 2>/dev/null && pwd)}" \
+    DRLLM_TEST_PROGRAM=$(program)
 
 # --- Rules ---------------------------------------------------------------------------------------------------------------
 # say(VERB): one short line for a command, or the command itself.
@@ -181,7 +182,7 @@ $(program): $(call objects,$(tool_src)) $(lib) $(BUILD)/sources
 	$(call link,cjson)
 
 $(runner): $(call objects,$(test_src)) $(lib) $(BUILD)/sources
-	$(call link,cmocka)
+	$(call link,cmocka cjson)
 
 $(examples): $(BUILD)/%: $(obj)/%.o $(lib)
 	@mkdir -p $(@D)

@@ -4,7 +4,7 @@
 #include "platform/threads.h"
 #include "quant/matmul_kernels.h"
 #include "quant/matmul_xnnpack.h"
-#include "quant/vec.h"
+#include "quant/vec_kernels.h"
 
 #include <string.h>
 
@@ -111,6 +111,7 @@ void drllm_activations_init(struct drllm_activations *activations, void *memory,
 /* The arrays behind a row are this struct's own memory; readers see them as const. */
 static void quantize_row(const struct drllm_vec_ops *vec, const float *x, size_t cols, size_t group,
                          const struct drllm_q8_row *row) {
+    vec = group % DRLLM_GROUP == 0 ? vec : &drllm_vec_ref; /* the only one that takes any group */
     vec->quantize_q8(x, cols, group, (int8_t *)row->q, (float *)row->scale, (int32_t *)row->sum, (float *)row->ssum);
 }
 

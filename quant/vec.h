@@ -22,7 +22,7 @@ struct drllm_vec_ops {
     /* Round to nearest even. */
     void (*to_f16)(uint16_t *y, const float *x, size_t n);
 
-    /* Quantise groups of `group` values (a multiple of 32, dividing n): scale = max|x| / 127,
+    /* Quantise groups of `group` values (a multiple of 32 but for vec_ref, dividing n): scale = max|x| / 127,
      * q = nearest-even(x * (127 / max|x|)); a group of zeros gets scale 0. sum and ssum as in struct drllm_q8_row.
      * NaN gives an unspecified q in [-128,127], never undefined behaviour. */
     void (*quantize_q8)(const float *x, size_t n, size_t group, int8_t *q, float *scale, int32_t *sum, float *ssum);

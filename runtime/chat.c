@@ -312,6 +312,9 @@ static void write_llama3(struct drllm_string template_text, const struct drllm_c
 /* Does a line end behind the expression: within its last string, or in the template behind it (where -}} takes it
  * away)? */
 static bool ends_line(struct drllm_string expression, size_t n_behind) {
+    if (expression.data == NULL) {
+        return false;
+    }
     const char *last = expression.data + expression.size; /* }} follows, within the template, if n_behind is not 0 */
     if (n_behind > 2 && last[2] == '\n' && (expression.size == 0 || last[-1] != '-')) {
         return true;
@@ -364,6 +367,9 @@ static int write_all(enum drllm_chat_template chat, struct drllm_string template
         write_llama3(template_text, messages, n_messages, add_assistant, sink);
         return DRLLM_OK;
     case DRLLM_CHAT_ZEPHYR:
+        if (drllm_chat_recognise(template_text) != DRLLM_CHAT_ZEPHYR) {
+            break; /* the parts that are looked up in the template are not there */
+        }
         write_zephyr(template_text, messages, n_messages, add_assistant, sink);
         return DRLLM_OK;
     case DRLLM_CHAT_NONE:

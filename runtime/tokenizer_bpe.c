@@ -93,21 +93,66 @@ static int32_t find_joined(const struct drllm_tokenizer *tokenizer, struct drllm
     return id;
 }
 
-/* A merge as the file writes it, "left right". False: no such tokens. */
-static bool read_merge(const struct drllm_tokenizer *tokenizer, struct drllm_string text, uint32_t rank, int32_t guess,
-                       struct drllm_pair_slot *pair) {
+/* Merges are read some at a time, each step for all of them before the next: a step waits for memory all over the
+ * place, and so the processor can wait for several at once. */
+enum { MERGES_AT_A_TIME = 32 };
+
+struct merge {
+    struct drllm_string left, right; /* "left right" in the file */
+    uint64_t left_hash, right_hash;
+    size_t left_step, right_step;
+    int32_t left_id, right_id;
+    uint32_t rank;
+};
+
+/* False: not two texts of tokens. */
+static bool split_merge(const struct drllm_tokenizer *tokenizer, struct drllm_string text, uint32_t rank,
+                        struct merge *merge) {
     /* The first byte is never the separator, as in llama.cpp. */
     const char *space = text.size > 1 ? memchr(text.data + 1, ' ', text.size - 1) : NULL;
     if (space == NULL || text.size - 1 > tokenizer->longest) {
         return false;
     }
-    const struct drllm_string left = {text.data, (size_t)(space - text.data)};
-    const struct drllm_string right = {space + 1, text.size - left.size - 1};
-    *pair = (struct drllm_pair_slot){.left = drllm_tokenizer_find(tokenizer, left.data, left.size),
-                                     .right = drllm_tokenizer_find(tokenizer, right.data, right.size),
-                                     .merged = find_joined(tokenizer, left, right, guess),
-                                     .rank = rank};
-    return pair->left >= 0 && pair->right >= 0 && pair->merged >= 0;
+    *merge = (struct merge){.left = {text.data, (size_t)(space - text.data)}, .rank = rank};
+    merge->right = (struct drllm_string){space + 1, text.size - merge->left.size - 1};
+    merge->left_hash = drllm_hash_text(DRLLM_HASH_START, merge->left.data, merge->left.size);
+    merge->right_hash = drllm_hash_text(DRLLM_HASH_START, merge->right.data, merge->right.size);
+    return true;
+}
+
+/* From a first id with the hash on, the id whose text it is. */
+static int32_t confirm(const struct drllm_tokenizer *tokenizer, int32_t id, uint64_t hash, size_t *step,
+                       struct drllm_string text) {
+    while (id >= 0 &&
+           (tokenizer->tokens[id].size != text.size || memcmp(tokenizer->tokens[id].text, text.data, text.size) != 0)) {
+        id = drllm_tokenizer_probe(tokenizer, hash, step);
+    }
+    return id;
+}
+
+/* False: too many collide. *guess: the token that the last merge made. */
+static bool insert_merges(struct drllm_tokenizer *tokenizer, struct merge *merges, size_t n, int32_t *guess) {
+    for (size_t i = 0; i < n; i++) {
+        merges[i].left_id = drllm_tokenizer_probe(tokenizer, merges[i].left_hash, &merges[i].left_step);
+        merges[i].right_id = drllm_tokenizer_probe(tokenizer, merges[i].right_hash, &merges[i].right_step);
+    }
+    for (size_t i = 0; i < n; i++) {
+        struct merge *merge = &merges[i];
+        merge->left_id = confirm(tokenizer, merge->left_id, merge->left_hash, &merge->left_step, merge->left);
+        merge->right_id = confirm(tokenizer, merge->right_id, merge->right_hash, &merge->right_step, merge->right);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const struct merge *merge = &merges[i];
+        const int32_t merged = find_joined(tokenizer, merge->left, merge->right, *guess);
+        if (merge->left_id < 0 || merge->right_id < 0 || merged < 0) {
+            continue;
+        }
+        *guess = merged;
+        if (!insert_pair(tokenizer, (struct drllm_pair_slot){merge->left_id, merge->right_id, merged, merge->rank})) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static int read_merges(struct drllm_tokenizer *tokenizer, const struct drllm_gguf *gguf, struct drllm_error *error) {
@@ -129,18 +174,20 @@ static int read_merges(struct drllm_tokenizer *tokenizer, const struct drllm_ggu
         return drllm_fail(error, DRLLM_ERR_MEMORY, "no memory for %zu merges", merges->count);
     }
     memset(tokenizer->pairs, 0xFF, tokenizer->n_pairs * sizeof *tokenizer->pairs);
+    struct merge some[MERGES_AT_A_TIME];
     struct drllm_string text;
-    uint32_t rank = 0;
+    size_t n = 0, position = 0;
     int32_t guess = 0;
-    for (size_t position = 0; drllm_gguf_next_string(merges, &position, &text); rank++) {
-        struct drllm_pair_slot pair;
-        if (!read_merge(tokenizer, text, rank, guess, &pair)) {
-            continue;
+    bool inserted = true;
+    for (uint32_t rank = 0; inserted && drllm_gguf_next_string(merges, &position, &text); rank++) {
+        n += split_merge(tokenizer, text, rank, &some[n]);
+        if (n == MERGES_AT_A_TIME) {
+            inserted = insert_merges(tokenizer, some, n, &guess);
+            n = 0;
         }
-        if (!insert_pair(tokenizer, pair)) {
-            return drllm_fail(error, DRLLM_ERR_FORMAT, "%s: too many pairs with one hash", key);
-        }
-        guess = pair.merged;
+    }
+    if (!inserted || !insert_merges(tokenizer, some, n, &guess)) {
+        return drllm_fail(error, DRLLM_ERR_FORMAT, "%s: too many pairs with one hash", key);
     }
     return DRLLM_OK;
 }

@@ -3,10 +3,10 @@
  * parts of the one before:
  *
  *   gpt-2      's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+      (GPT-2's encoder.py)
- *   smollm     \p{N}, then gpt-2                                  (Digits(individual_digits), ByteLevel of its tokenizer.json)
+ *   smollm     \p{N}, then gpt-2                       (Digits(individual_digits), ByteLevel of its tokenizer.json)
  *   llama-bpe  (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+
  *              |\s+(?!\S)|\s+                                     (Llama 3's tokenizer.json)
- *   default    [\p{P}\$\+<=>\^~\|]+, then gpt-2, then \p{N}+, then [0-9][0-9][0-9]       (llama.cpp's, for unknown vocabularies)
+ *   default    [\p{P}\$\+<=>\^~\|]+, then gpt-2, then \p{N}+, then [0-9][0-9][0-9]   (llama.cpp's, for unknown ones)
  *
  * A byte that is not UTF-8 counts as U+FFFD, a symbol. Unlike the regular expressions, nothing here goes back
  * further than one character, so that the time is linear. */

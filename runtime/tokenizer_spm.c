@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-static const char space_mark[] = "\xE2\x96\x81"; /* U+2581 */
+static const char space_mark[3] = {'\xE2', '\x96', '\x81'}; /* U+2581 */
 
 int drllm_spm_open(struct drllm_tokenizer *tokenizer, const struct drllm_gguf *gguf, struct drllm_error *error) {
     static const char key[] = "tokenizer.ggml.scores";
@@ -136,13 +136,13 @@ bool drllm_spm_encode(const struct drllm_tokenizer *tokenizer, const char *text,
     }
     size_t at = 0;
     if (space_prefix) {
-        memcpy(marked, space_mark, 3);
-        at = 3;
+        memcpy(marked, space_mark, sizeof space_mark);
+        at = sizeof space_mark;
     }
     for (size_t i = 0; i < size; i++) {
         if (text[i] == ' ') {
-            memcpy(marked + at, space_mark, 3);
-            at += 3;
+            memcpy(marked + at, space_mark, sizeof space_mark);
+            at += sizeof space_mark;
         } else {
             marked[at++] = text[i];
         }

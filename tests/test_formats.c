@@ -2,11 +2,8 @@
  *
  * The golden vectors come from quantize and dequantize of the Python package gguf 0.19 (gguf.quants); the same code was
  * compared with libggml-base 0.27 on 10^7 weights a format. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+
+#include "tests/tests.h"
 
 #include "quant/half.h"
 #include "quant/matmul.h"
@@ -14,8 +11,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-int drllm_test_formats(void);
 
 /* clang-format off */
 static const float weights[64] = {
@@ -940,5 +935,5 @@ int drllm_test_formats(void) {
         cmocka_unit_test(test_packing),
         cmocka_unit_test(test_packed_bytes),
     };
-    return cmocka_run_group_tests_name("formats", tests, NULL, NULL);
+    return drllm_run_group("formats", tests, NULL, NULL);
 }

@@ -1,15 +1,14 @@
 /* The reader on sound files, on damaged ones and without memory; the writer of tools/gguf_file.c; messages. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
 
+#include "tests/tests.h"
+
+#include "platform/file.h"
+#include "quant/formats.h"
 #include "runtime/error.h"
 #include "runtime/gguf.h"
 #include "runtime/memory.h"
 #include "tests/gguf_writer.h"
-#include "tools/gguf_file.c" /* NOLINT(bugprone-suspicious-include): the test program has nothing else of tools/ */
+#include "tools/gguf_file.c" /* NOLINT(bugprone-suspicious-include): its inner functions are tested, too */
 
 #include <dirent.h>
 #include <float.h>
@@ -18,8 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-
-int drllm_test_gguf(void);
 
 /* ---- Memory that is counted and can run out ----------------------------------------------------------------------- */
 
@@ -1205,5 +1202,5 @@ int drllm_test_gguf(void) {
         cmocka_unit_test_setup_teardown(test_write_refused, make_place, remove_place),
         cmocka_unit_test_setup_teardown(test_write_places, make_place, remove_place),
     };
-    return cmocka_run_group_tests_name("gguf", tests, NULL, NULL);
+    return drllm_run_group("gguf", tests, NULL, NULL);
 }

@@ -1,9 +1,6 @@
 /* The machine: features and masks, threads, memory, files, the clock. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+
+#include "tests/tests.h"
 
 #include "platform/clock.h"
 #include "platform/cpu.h"
@@ -24,8 +21,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-int drllm_test_platform(void);
 
 /* Run in a process of its own, for what changes the process. Its exit status, or -1 if it crashed or hung. */
 static int run_apart(int (*run)(void)) {
@@ -516,5 +511,5 @@ int drllm_test_platform(void) {
         cmocka_unit_test_setup_teardown(test_forget, make_place, remove_place),
         cmocka_unit_test(test_error_text),
     };
-    return cmocka_run_group_tests_name("platform", tests, NULL, NULL);
+    return drllm_run_group("platform", tests, NULL, NULL);
 }

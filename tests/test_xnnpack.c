@@ -1,4 +1,6 @@
 /* Products by XNNPACK against plain C: what is computed, what is shared, and what a result may depend on. */
+#include "tests/tests.h"
+
 #include "platform/cpu.h"
 #include "platform/threads.h"
 #include "quant/half.h"
@@ -6,17 +8,8 @@
 
 #include <float.h>
 #include <math.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <setjmp.h>
-
-#include <cmocka.h>
-
-int drllm_test_xnnpack(void);
 
 /* ---- Random data ---- */
 
@@ -682,7 +675,7 @@ int drllm_test_xnnpack(void) {
         cmocka_unit_test(test_unavailable),
     };
     if (!drllm_xnn_available()) {
-        return cmocka_run_group_tests_name("xnnpack", tests_without, seed, NULL);
+        return drllm_run_group("xnnpack", tests_without, seed, NULL);
     }
-    return cmocka_run_group_tests_name("xnnpack", tests, start, NULL);
+    return drllm_run_group("xnnpack", tests, start, NULL);
 }

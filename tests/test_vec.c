@@ -1,0 +1,885 @@
+/* The vector functions: every backend against the portable one, bit for bit, and the portable one against double. */
+#include "tests/tests.h"
+
+#include "platform/cpu.h"
+#include "quant/half.h"
+#include "quant/vec.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
+
+enum { MAX_BACKENDS = 8 };
+
+static const struct drllm_vec_ops *portable(void) {
+    return drllm_vec_choose(0);
+}
+
+static const enum drllm_fence_side sides[] = {DRLLM_FENCE_BEHIND, DRLLM_FENCE_BEFORE};
+
+/* 0 .. 40, and lengths of models. */
+static const size_t lengths[] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14,  15,
+                                 16, 17, 18, 19, 23, 24, 25, 29, 31, 32, 33, 39, 40, 63, 576, 1001};
+
+enum contents {
+    ORDINARY,
+    EXTREME,    /* from the smallest subnormal to the largest, zeros of both signs */
+    NOT_FINITE, /* with infinities and NaN */
+    N_CONTENTS
+};
+
+static float random_value(uint64_t *random, enum contents contents) {
+    static const float others[] = {INFINITY, -INFINITY, NAN, 0.0f, -0.0f};
+    const uint32_t n = drllm_random(random);
+    if (contents == NOT_FINITE && n % 4 == 0) {
+        return others[n / 4 % LENGTH(others)];
+    }
+    if (contents == EXTREME) {
+        const uint32_t bits = drllm_random(random);
+        return n % 8 == 0 ? copysignf(0.0f, (float)n - 1e9f)
+                          : drllm_bits_to_f32((bits & 0x7f800000u) == 0x7f800000u ? bits ^ 0x40000000u : bits);
+    }
+    return drllm_random_float(random) * 4.0f;
+}
+
+static float *random_values(uint64_t *random, enum contents contents, size_t n) {
+    float *values = calloc(n + 1, sizeof *values);
+    assert_non_null(values);
+    for (size_t i = 0; i < n; i++) {
+        values[i] = random_value(random, contents);
+    }
+    return values;
+}
+
+static uint16_t *random_halves(uint64_t *random, enum contents contents, size_t n) {
+    uint16_t *halves = calloc(n + 1, sizeof *halves);
+    assert_non_null(halves);
+    for (size_t i = 0; i < n; i++) {
+        halves[i] =
+            contents == ORDINARY ? drllm_f32_to_f16(drllm_random_float(random) * 2.0f) : (uint16_t)drllm_random(random);
+        if (contents == EXTREME && (halves[i] & 0x7c00) == 0x7c00) {
+            halves[i] ^= 0x4000;
+        }
+    }
+    return halves;
+}
+
+/* Fails with the place of the first difference. */
+static void check_same(const char *function, const float *y, const float *expected, size_t n, size_t size) {
+    const size_t i = drllm_first_difference(y, expected, n);
+    if (i != n) {
+        fail_msg("%s of %zu: element %zu is %a, expected %a", function, size, i, (double)y[i], (double)expected[i]);
+    }
+}
+
+static float *copy_floats(struct drllm_fence *fence, const float *values, size_t n, enum drllm_fence_side side) {
+    float *copy = drllm_fence_place(fence, n * sizeof *copy, side);
+    if (n != 0) {
+        memcpy(copy, values, n * sizeof *copy);
+    }
+    return copy;
+}
+
+static const struct drllm_vec_ops *supported(void **state) {
+    const struct drllm_vec_ops *vec = *state;
+    if ((vec->cpu_features & ~drllm_cpu_detect()) != 0) {
+        drllm_skip("not on this processor");
+    }
+    return vec;
+}
+
+/* ---- Element by element -------------------------------------------------------------------------------------------- */
+
+static void check_rms_norm(const struct drllm_vec_ops *vec, size_t n, enum contents contents, struct drllm_fence *x,
+                           struct drllm_fence *weight, struct drllm_fence *y) {
+    uint64_t random = n * 3 + contents;
+    float *values = random_values(&random, contents, n);
+    float *weights = random_values(&random, ORDINARY, n);
+    float *expected = random_values(&random, ORDINARY, n);
+    const float eps = contents == EXTREME ? 0.0f : 1e-5f;
+    portable()->rms_norm(expected, values, weights, n, eps);
+    for (size_t s = 0; s < LENGTH(sides); s++) {
+        const float *at_weight = drllm_fence_copy(weight, weights, n * sizeof *weights, sides[s]);
+        const float *at_x = drllm_fence_copy(x, values, n * sizeof *values, sides[s]);
+        float *at_y = drllm_fence_place(y, n * sizeof *at_y, sides[s]);
+        vec->rms_norm(at_y, at_x, at_weight, n, eps);
+        check_same("rms_norm", at_y, expected, n, n);
+        at_y = copy_floats(y, values, n, sides[s]);
+        vec->rms_norm(at_y, at_y, at_weight, n, eps);
+        check_same("rms_norm in place", at_y, expected, n, n);
+        drllm_fence_check(y);
+    }
+    free(values);
+    free(weights);
+    free(expected);
+}
+
+static void test_rms_norm(void **state) {
+    const struct drllm_vec_ops *vec = supported(state);
+    struct drllm_fence fences[3] = {DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT};
+    for (size_t i = 1; i < LENGTH(lengths); i++) {
+        for (enum contents contents = ORDINARY; contents < N_CONTENTS; contents++) {
+            check_rms_norm(vec, lengths[i], contents, &fences[0], &fences[1], &fences[2]);
+        }
+    }
+    for (size_t i = 0; i < LENGTH(fences); i++) {
+        drllm_fence_free(&fences[i]);
+    }
+}
+
+/* The functions that change their first argument by the second, both of n floats. */
+static void add_n(const struct drllm_vec_ops *vec, float *y, const float *x, size_t n) {
+    vec->add(y, x, n);
+}
+static void silu_mul_n(const struct drllm_vec_ops *vec, float *y, const float *x, size_t n) {
+    vec->silu_mul(y, x, n);
+}
+static void rope_n(const struct drllm_vec_ops *vec, float *y, const float *x, size_t n) {
+    vec->rope(y, x, n / 2);
+}
+
+static void check_changes(const char *name, const struct drllm_vec_ops *vec,
+                          void (*change)(const struct drllm_vec_ops *, float *, const float *, size_t), size_t step) {
+    struct drllm_fence at_x = DRLLM_FENCE_INIT;
+    struct drllm_fence at_y = DRLLM_FENCE_INIT;
+    for (size_t i = 0; i < LENGTH(lengths) * N_CONTENTS; i++) {
+        const size_t n = lengths[i / N_CONTENTS] * step;
+        const enum contents contents = (enum contents)(i % N_CONTENTS);
+        uint64_t random = i;
+        float *start = random_values(&random, contents, n);
+        float *x = random_values(&random, contents, n);
+        float *expected = random_values(&random, contents, n);
+        memcpy(expected, start, n * sizeof *start);
+        change(portable(), expected, x, n);
+        for (size_t s = 0; s < LENGTH(sides); s++) {
+            float *y = copy_floats(&at_y, start, n, sides[s]);
+            change(vec, y, drllm_fence_copy(&at_x, x, n * sizeof *x, sides[s]), n);
+            check_same(name, y, expected, n, n);
+            drllm_fence_check(&at_y);
+        }
+        free(start);
+        free(x);
+        free(expected);
+    }
+    drllm_fence_free(&at_x);
+    drllm_fence_free(&at_y);
+}
+
+static void test_add(void **state) {
+    check_changes("add", supported(state), add_n, 1);
+}
+
+static void test_rope(void **state) {
+    check_changes("rope", supported(state), rope_n, 2);
+}
+
+static void test_silu_mul(void **state) {
+    const struct drllm_vec_ops *vec = supported(state);
+    check_changes("silu_mul", vec, silu_mul_n, 1);
+    /* Over the whole range of the exponential, and past its ends. */
+    enum { N = 1024 };
+    static float y[N], expected[N], up[N];
+    const float step = drllm_test_is_fast() ? 0x1.01p-9f : 0x1.01p-12f;
+    const int n_parts = (int)(220.0f / (step * N)) + 1;
+    for (int part = 0; part < n_parts; part++) {
+        for (int i = 0; i < N; i++) {
+            y[i] = expected[i] = -110.0f + step * (float)(part * N + i);
+            up[i] = 1.0f;
+        }
+        vec->silu_mul(y, up, N);
+        portable()->silu_mul(expected, up, N);
+        check_same("silu_mul", y, expected, N, N);
+    }
+}
+
+static void test_to_f16(void **state) {
+    const struct drllm_vec_ops *vec = supported(state);
+    struct drllm_fence at_x = DRLLM_FENCE_INIT;
+    struct drllm_fence at_y = DRLLM_FENCE_INIT;
+    for (size_t i = 0; i < LENGTH(lengths) * LENGTH(sides); i++) {
+        const size_t n = lengths[i / LENGTH(sides)];
+        uint64_t random = i;
+        float *x = random_values(&random, n % 2 == 0 ? ORDINARY : NOT_FINITE, n);
+        uint16_t *y = drllm_fence_place(&at_y, n * sizeof *y, sides[i % LENGTH(sides)]);
+        vec->to_f16(y, drllm_fence_copy(&at_x, x, n * sizeof *x, sides[i % LENGTH(sides)]), n);
+        for (size_t j = 0; j < n; j++) {
+            assert_int_equal(y[j], drllm_f32_to_f16(x[j]));
+        }
+        drllm_fence_check(&at_y);
+        free(x);
+    }
+    drllm_fence_free(&at_x);
+    drllm_fence_free(&at_y);
+    /* Every half, the middles between neighbours, and what lies just beside them. */
+    for (uint32_t half = 0; half <= 0xffff; half++) {
+        const uint32_t bits = drllm_f32_to_bits(drllm_f16_to_f32((uint16_t)half));
+        const uint32_t middle =
+            (half & 0x7fff) < 0x400
+                ? drllm_f32_to_bits(copysignf(((float)(half & 0x3ff) + 0.5f) * 0x1p-24f, drllm_bits_to_f32(bits)))
+                : bits + 0x1000;
+        float x[8] = {drllm_bits_to_f32(bits),     drllm_bits_to_f32(bits + 1),   drllm_bits_to_f32(bits - 1),
+                      drllm_bits_to_f32(middle),   drllm_bits_to_f32(middle + 1), drllm_bits_to_f32(middle - 1),
+                      drllm_bits_to_f32(bits ^ 3), drllm_bits_to_f32(half << 16)};
+        uint16_t y[8];
+        vec->to_f16(y, x, 8);
+        for (size_t j = 0; j < 8; j++) {
+            if (y[j] != drllm_f32_to_f16(x[j])) {
+                fail_msg("to_f16 of %a: 0x%04x, expected 0x%04x", (double)x[j], y[j], drllm_f32_to_f16(x[j]));
+            }
+        }
+    }
+}
+
+/* ---- Quantisation -------------------------------------------------------------------------------------------------- */
+
+/* Values that lie exactly between two integers, or on the edges of the definition. */
+static void fill_group(float *x, size_t group, uint64_t *random, size_t kind) {
+    static const float largest[] = {1.0f, 127.0f, 1e-30f, 1.0001e-30f, 1e-38f, 0x1p-149f, FLT_MAX, 0.0f, -0.0f};
+    const float max = kind < LENGTH(largest) ? largest[kind] : 2.5f;
+    for (size_t i = 0; i < group; i++) {
+        x[i] = kind == 1 ? (float)(drllm_random(random) % 253) - 126.5f : drllm_random_float(random) * max;
+    }
+    x[drllm_random(random) % group] = drllm_random(random) % 2 == 0 ? max : -max;
+}
+
+struct quantised {
+    struct drllm_fence q, scale, sum, ssum;
+};
+
+static void check_quantised(const struct quantised *got, const struct quantised *expected, size_t group,
+                            const bool *unspecified) {
+    const size_t n_groups = got->scale.size / sizeof(float);
+    for (size_t g = 0; g < n_groups; g++) {
+        if (unspecified != NULL && unspecified[g]) {
+            continue;
+        }
+        assert_memory_equal(got->q.data + g * group, expected->q.data + g * group, group);
+        assert_memory_equal(got->scale.data + g * 4, expected->scale.data + g * 4, 4);
+        assert_memory_equal(got->sum.data + g * 4, expected->sum.data + g * 4, 4);
+        assert_memory_equal(got->ssum.data + g * 4, expected->ssum.data + g * 4, 4);
+    }
+}
+
+static void quantise(const struct drllm_vec_ops *vec, const float *x, size_t n, size_t group,
+                     enum drllm_fence_side side, struct quantised *out) {
+    int8_t *q = drllm_fence_place(&out->q, n, side);
+    float *scale = drllm_fence_place(&out->scale, n / group * sizeof *scale, side);
+    int32_t *sum = drllm_fence_place(&out->sum, n / group * sizeof *sum, side);
+    float *ssum = drllm_fence_place(&out->ssum, n / group * sizeof *ssum, side);
+    vec->quantize_q8(x, n, group, q, scale, sum, ssum);
+    drllm_fence_check(&out->q);
+    drllm_fence_check(&out->scale);
+    drllm_fence_check(&out->sum);
+    drllm_fence_check(&out->ssum);
+}
+
+static void free_quantised(struct quantised *q) {
+    drllm_fence_free(&q->q);
+    drllm_fence_free(&q->scale);
+    drllm_fence_free(&q->sum);
+    drllm_fence_free(&q->ssum);
+}
+
+/* The definition: within half a step, the sums of what was written. */
+static void check_definition(const float *x, size_t n, size_t group, const struct quantised *got) {
+    for (size_t g = 0; g < n / group; g++) {
+        float scale;
+        float ssum;
+        int32_t sum;
+        memcpy(&scale, got->scale.data + g * 4, 4);
+        memcpy(&sum, got->sum.data + g * 4, 4);
+        memcpy(&ssum, got->ssum.data + g * 4, 4);
+        const int8_t *values = (const int8_t *)got->q.data;
+        float max = 0.0f;
+        int32_t total = 0;
+        for (size_t i = g * group; i < (g + 1) * group; i++) {
+            max = fmaxf(max, fabsf(x[i]));
+            total += values[i];
+        }
+        const bool is_zero = max <= 1e-30f;
+        assert_true(scale == (is_zero ? 0.0f : max / 127.0f));
+        assert_int_equal(sum, total);
+        assert_true(ssum == scale * (float)sum);
+        for (size_t i = g * group; i < (g + 1) * group; i++) {
+            const double q = values[i];
+            assert_true(fabs(q) <= 127.0);
+            if (is_zero) {
+                assert_true(q == 0.0);
+            } else {
+                const double exact = (double)x[i] * (127.0 / (double)max);
+                assert_true(fabs(exact - q) <= 0.5 + 0x1p-15);
+            }
+        }
+    }
+}
+
+static void test_quantize(void **state) {
+    static const size_t groups[] = {32, 64, 96, 576, 1536};
+    static const size_t counts[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 18, 48};
+    const struct drllm_vec_ops *vec = supported(state);
+    struct drllm_fence at_x = DRLLM_FENCE_INIT;
+    struct quantised got = {.q = DRLLM_FENCE_INIT};
+    struct quantised expected = {.q = DRLLM_FENCE_INIT};
+    for (size_t i = 0; i < LENGTH(groups) * LENGTH(counts) * LENGTH(sides); i++) {
+        const size_t group = groups[i % LENGTH(groups)];
+        const size_t n = group * counts[i / LENGTH(groups) % LENGTH(counts)];
+        const enum drllm_fence_side side = sides[i / LENGTH(groups) / LENGTH(counts)];
+        uint64_t random = i;
+        float *x = random_values(&random, ORDINARY, n);
+        for (size_t g = 0; g < n / group; g++) {
+            fill_group(x + g * group, group, &random, (g + i) % 12);
+        }
+        quantise(portable(), x, n, group, side, &expected);
+        quantise(vec, drllm_fence_copy(&at_x, x, n * sizeof *x, side), n, group, side, &got);
+        check_quantised(&got, &expected, group, NULL);
+        check_definition(x, n, group, &got);
+        free(x);
+    }
+    drllm_fence_free(&at_x);
+    free_quantised(&got);
+    free_quantised(&expected);
+}
+
+/* NaN and infinities spoil their own group alone. */
+static void test_quantize_not_finite(void **state) {
+    enum { GROUP = 32, N_GROUPS = 19 };
+    const struct drllm_vec_ops *vec = supported(state);
+    struct quantised got = {.q = DRLLM_FENCE_INIT};
+    struct quantised expected = {.q = DRLLM_FENCE_INIT};
+    for (uint64_t i = 0; i < 20; i++) {
+        uint64_t random = i;
+        float *x = random_values(&random, ORDINARY, (size_t)GROUP * N_GROUPS);
+        bool unspecified[N_GROUPS];
+        for (size_t g = 0; g < N_GROUPS; g++) {
+            unspecified[g] = drllm_random(&random) % 3 == 0;
+            for (size_t k = 0; unspecified[g] && k < 3; k++) {
+                static const float bad[] = {NAN, INFINITY, -INFINITY};
+                x[g * GROUP + drllm_random(&random) % GROUP] = bad[drllm_random(&random) % LENGTH(bad)];
+            }
+        }
+        quantise(portable(), x, (size_t)GROUP * N_GROUPS, GROUP, DRLLM_FENCE_BEHIND, &expected);
+        quantise(vec, x, (size_t)GROUP * N_GROUPS, GROUP, DRLLM_FENCE_BEHIND, &got);
+        check_quantised(&got, &expected, GROUP, unspecified);
+        free(x);
+    }
+    free_quantised(&got);
+    free_quantised(&expected);
+}
+
+/* ---- Attention ----------------------------------------------------------------------------------------------------- */
+
+struct attention_case {
+    size_t n_rows, n_keys, head_dim;
+    size_t extra; /* between rows and between blocks */
+};
+
+static const struct attention_case attention_cases[] = {
+    {1, 8, 8, 0},   {1, 72, 64, 8},  {1, 16, 16, 0}, {1, 24, 32, 1}, {1, 64, 64, 0},  {1, 200, 128, 16},
+    {2, 8, 64, 0},  {2, 32, 24, 3},  {2, 40, 64, 0}, {3, 8, 64, 1},  {3, 24, 64, 8},  {3, 56, 40, 0},
+    {4, 16, 64, 0}, {4, 24, 80, 8},  {5, 8, 8, 0},   {5, 24, 72, 5}, {6, 16, 64, 8},  {6, 40, 136, 0},
+    {7, 24, 64, 1}, {8, 32, 96, 0},  {9, 8, 8, 8},   {9, 24, 64, 0}, {9, 136, 64, 7}, {12, 24, 64, 0},
+    {13, 8, 16, 1}, {17, 16, 24, 8},
+};
+
+/* Rows of `width` floats, `stride` apart, without what would follow the last. */
+static size_t spread(size_t n_rows, size_t stride, size_t width) {
+    return (n_rows - 1) * stride + width;
+}
+
+static void check_rows(const char *function, const float *got, const float *expected, size_t n_rows, size_t stride,
+                       size_t width) {
+    for (size_t r = 0; r < n_rows; r++) {
+        check_same(function, got + r * stride, expected + r * stride, width, r);
+        for (size_t i = width; i < stride && r + 1 < n_rows; i++) {
+            assert_int_equal(drllm_f32_to_bits(got[r * stride + i]), UINT32_MAX); /* between the rows */
+        }
+    }
+}
+
+static void check_scores(const struct drllm_vec_ops *vec, const struct attention_case *size, enum contents contents,
+                         struct drllm_fence fences[4]) {
+    const size_t n_blocks = size->n_keys / 8;
+    const size_t ldq = size->head_dim + size->extra;
+    const size_t lds = size->n_keys + size->extra;
+    const size_t block_stride = size->head_dim * 8 + size->extra * 8;
+    const size_t n_q = spread(size->n_rows, ldq, size->head_dim);
+    const size_t n_k = spread(n_blocks, block_stride, size->head_dim * 8);
+    const size_t n_s = spread(size->n_rows, lds, size->n_keys);
+    uint64_t random = size->n_rows + size->n_keys + contents;
+    float *q = random_values(&random, contents, n_q);
+    uint16_t *k = random_halves(&random, contents, n_k);
+    float *expected = drllm_fence_place(&fences[3], n_s * sizeof *expected, DRLLM_FENCE_BEHIND);
+    portable()->attention_scores(q, ldq, size->n_rows, k, block_stride, n_blocks, size->head_dim, expected, lds);
+    for (size_t i = 0; i < LENGTH(sides); i++) {
+        const float *at_q = drllm_fence_copy(&fences[0], q, n_q * sizeof *q, sides[i]);
+        const uint16_t *at_k = drllm_fence_copy(&fences[1], k, n_k * sizeof *k, sides[i]);
+        float *s = drllm_fence_place(&fences[2], n_s * sizeof *s, sides[i]);
+        vec->attention_scores(at_q, ldq, size->n_rows, at_k, block_stride, n_blocks, size->head_dim, s, lds);
+        check_rows("attention_scores", s, expected, size->n_rows, lds, size->n_keys);
+        drllm_fence_check(&fences[2]);
+    }
+    free(q);
+    free(k);
+}
+
+static void check_sums(const struct drllm_vec_ops *vec, const struct attention_case *size, size_t n_keys,
+                       enum contents contents, struct drllm_fence fences[5]) {
+    const size_t ldp = n_keys + size->extra;
+    const size_t ldo = size->head_dim + size->extra;
+    const size_t v_stride = size->head_dim + size->extra * 8;
+    const size_t n_p = spread(size->n_rows, ldp, n_keys);
+    const size_t n_v = spread(n_keys, v_stride, size->head_dim);
+    const size_t n_o = spread(size->n_rows, ldo, size->head_dim);
+    uint64_t random = size->n_rows + n_keys + contents;
+    float *p = random_values(&random, contents, n_p);
+    uint16_t *v = random_halves(&random, contents, n_v);
+    float *inverse = random_values(&random, ORDINARY, size->n_rows);
+    float *expected = drllm_fence_place(&fences[4], n_o * sizeof *expected, DRLLM_FENCE_BEHIND);
+    portable()->attention_values(p, ldp, size->n_rows, v, v_stride, n_keys, size->head_dim, inverse, expected, ldo);
+    for (size_t i = 0; i < LENGTH(sides); i++) {
+        const float *at_p = drllm_fence_copy(&fences[0], p, n_p * sizeof *p, sides[i]);
+        const uint16_t *at_v = drllm_fence_copy(&fences[1], v, n_v * sizeof *v, sides[i]);
+        const float *at_inverse = drllm_fence_copy(&fences[2], inverse, size->n_rows * sizeof *inverse, sides[i]);
+        float *o = drllm_fence_place(&fences[3], n_o * sizeof *o, sides[i]);
+        vec->attention_values(at_p, ldp, size->n_rows, at_v, v_stride, n_keys, size->head_dim, at_inverse, o, ldo);
+        check_rows("attention_values", o, expected, size->n_rows, ldo, size->head_dim);
+        drllm_fence_check(&fences[3]);
+    }
+    free(p);
+    free(v);
+    free(inverse);
+}
+
+static void test_attention(void **state) {
+    const struct drllm_vec_ops *vec = supported(state);
+    struct drllm_fence fences[5] = {DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT,
+                                    DRLLM_FENCE_INIT};
+    for (size_t i = 0; i < LENGTH(attention_cases); i++) {
+        for (enum contents contents = ORDINARY; contents < N_CONTENTS; contents++) {
+            const struct attention_case *size = &attention_cases[i];
+            check_scores(vec, size, contents, fences);
+            check_sums(vec, size, size->n_keys, contents, fences);
+            check_sums(vec, size, size->n_keys - 5, contents, fences);
+        }
+    }
+    for (size_t i = 0; i < LENGTH(fences); i++) {
+        drllm_fence_free(&fences[i]);
+    }
+}
+
+/* Few and many rows by few and many keys: every tile that a backend may have. */
+static void test_attention_shapes(void **state) {
+    const struct drllm_vec_ops *vec = supported(state);
+    struct drllm_fence fences[5] = {DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT,
+                                    DRLLM_FENCE_INIT};
+    for (size_t n_rows = 1; n_rows <= 9; n_rows++) {
+        for (size_t n_blocks = 1; n_blocks <= 10; n_blocks++) {
+            const struct attention_case size = {n_rows, n_blocks * 8, n_blocks * 8, n_rows % 3};
+            check_scores(vec, &size, ORDINARY, fences);
+            check_sums(vec, &size, n_rows, ORDINARY, fences);
+        }
+    }
+    /* The scores' rows may have any length. */
+    for (size_t head_dim = 1; head_dim < 8; head_dim++) {
+        const struct attention_case size = {head_dim, 24, head_dim, 0};
+        check_scores(vec, &size, ORDINARY, fences);
+    }
+    for (size_t i = 0; i < LENGTH(fences); i++) {
+        drllm_fence_free(&fences[i]);
+    }
+}
+
+static void test_softmax(void **state) {
+    static const float spreads[] = {0.0f, 1.0f, 10.0f, 90.0f, 1000.0f, 1e30f};
+    const struct drllm_vec_ops *vec = supported(state);
+    struct drllm_fence at_s = DRLLM_FENCE_INIT;
+    for (size_t i = 0; i < 40 * LENGTH(spreads) * LENGTH(sides); i++) {
+        const size_t n = 8 + i % 40 * 8;
+        const float width = spreads[i / 40 % LENGTH(spreads)];
+        const float scale = i % 3 == 0 ? 1.0f : 0.125f;
+        uint64_t random = i;
+        float *start = random_values(&random, ORDINARY, n);
+        float *expected = random_values(&random, ORDINARY, n);
+        for (size_t j = 0; j < n; j++) {
+            start[j] *= width;
+            if (i % 4 == 0 && drllm_random(&random) % 3 == 0) {
+                start[j] = -INFINITY;
+            }
+        }
+        start[drllm_random(&random) % n] = -width / 3.0f; /* one is finite */
+        memcpy(expected, start, n * sizeof *start);
+        const float expected_sum = portable()->softmax_exp(expected, n, scale);
+        float *s = copy_floats(&at_s, start, n, sides[i / 40 / LENGTH(spreads)]);
+        const float sum = vec->softmax_exp(s, n, scale);
+        drllm_fence_check(&at_s);
+        check_same("softmax_exp", s, expected, n, n);
+        assert_true(sum == expected_sum);
+        double total = 0.0;
+        for (size_t j = 0; j < n; j++) {
+            total += (double)s[j] / (double)sum;
+            assert_true(s[j] >= 0.0f && s[j] <= 1.0f);
+            assert_true(start[j] != -INFINITY || drllm_f32_to_bits(s[j]) == 0);
+        }
+        assert_true(fabs(total - 1.0) <= (double)n * 0x1p-24);
+        free(start);
+        free(expected);
+    }
+    drllm_fence_free(&at_s);
+}
+
+/* Every lane's exponential is drllm_expf: with 0 as the largest value, softmax_exp leaves exp(x). */
+static void test_exp_lanes(void **state) {
+    enum { N = 1024 };
+    const struct drllm_vec_ops *vec = supported(state);
+    static float s[N], expected[N];
+    static const float edges[] = {0.0f, -0.0f, -87.3f, -87.29999f, -87.30001f, -INFINITY, -0x1p-149f, -FLT_MAX};
+    const float step = drllm_test_is_fast() ? 0x1.01p-10f : 0x1.01p-13f;
+    const int n_parts = (int)(100.0f / (step * N)) + 1;
+    for (int part = 0; part < n_parts; part++) {
+        for (size_t i = 0; i < N; i++) {
+            const float x = -100.0f + step * (float)((size_t)part * N + i);
+            const size_t edge = i - (N - LENGTH(edges)); /* in the last places */
+            s[i] = edge < LENGTH(edges) ? edges[edge] : fminf(x, 0.0f);
+            expected[i] = drllm_expf(s[i]);
+        }
+        (void)vec->softmax_exp(s, N, 1.0f);
+        check_same("softmax_exp", s, expected, N, N);
+    }
+}
+
+/* ---- The portable functions against double ------------------------------------------------------------------------- */
+
+static void check_exp(float x) {
+    const double exact = exp((double)x);
+    const float y = drllm_expf(x);
+    int exponent;
+    (void)frexp(exact, &exponent); /* exact = m * 2^exponent, m in [0.5, 1): a unit is 2^(exponent - 24) */
+    const double error = fabs((double)y - exact) / ldexp(1.0, exponent - 24);
+    if (!(error <= 2.0)) {
+        fail_msg("exp(%a) is %a, off by %g units", (double)x, (double)y, error);
+    }
+}
+
+static void test_expf(void **state) {
+    (void)state;
+    const uint32_t step = drllm_test_is_fast() ? 9973 : 997;
+    for (uint32_t bits = 0; drllm_bits_to_f32(bits) <= 88.3f; bits += step) {
+        check_exp(drllm_bits_to_f32(bits));
+    }
+    for (uint32_t bits = 0x80000000u; drllm_bits_to_f32(bits) > -87.3f; bits += step) {
+        check_exp(drllm_bits_to_f32(bits));
+    }
+    assert_true(drllm_expf(0.0f) == 1.0f && drllm_expf(-0.0f) == 1.0f);
+    static const float below[] = {-87.3f, -87.4f, -88.0f, -1e4f, -FLT_MAX, -INFINITY};
+    for (size_t i = 0; i < LENGTH(below); i++) {
+        assert_int_equal(drllm_f32_to_bits(drllm_expf(below[i])), 0);
+    }
+    static const float above[] = {88.3f, 88.4f, 89.0f, 1e4f, FLT_MAX, INFINITY};
+    const float most = drllm_expf(88.3f);
+    assert_true(isfinite(most));
+    for (size_t i = 0; i < LENGTH(above); i++) {
+        assert_true(drllm_expf(above[i]) == most);
+    }
+}
+
+static void assert_close(const char *function, double value, double exact, double bound) {
+    if (!(fabs(value - exact) <= bound)) {
+        fail_msg("%s: %.9g, expected %.9g to within %g", function, value, exact, bound);
+    }
+}
+
+static void test_portable_rows(void **state) {
+    (void)state;
+    enum { N = 577 };
+    uint64_t random = 5;
+    float *x = random_values(&random, ORDINARY, N);
+    float *weight = random_values(&random, ORDINARY, N);
+    float y[N];
+    const float eps = 1e-5f;
+    double square = 0.0;
+    for (size_t i = 0; i < N; i++) {
+        square += (double)x[i] * (double)x[i];
+    }
+    portable()->rms_norm(y, x, weight, N, eps);
+    for (size_t i = 0; i < N; i++) {
+        const double exact = (double)x[i] / sqrt(square / N + (double)eps) * (double)weight[i];
+        assert_close("rms_norm", y[i], exact, fabs(exact) * (N / 8.0 + 8.0) * 0x1p-24);
+    }
+    memcpy(y, x, sizeof y);
+    portable()->add(y, weight, N);
+    for (size_t i = 0; i < N; i++) {
+        assert_true(y[i] == x[i] + weight[i]);
+    }
+    memcpy(y, x, sizeof y);
+    portable()->silu_mul(y, weight, N);
+    for (size_t i = 0; i < N; i++) {
+        const double exact = (double)x[i] / (1.0 + exp(-(double)x[i])) * (double)weight[i];
+        assert_close("silu_mul", y[i], exact, fabs(exact) * 8.0 * 0x1p-24);
+    }
+    memcpy(y, x, sizeof y);
+    portable()->rope(y, weight, N / 2);
+    for (size_t i = 0; i < N / 2; i++) {
+        const double a = x[2 * i];
+        const double b = x[2 * i + 1];
+        const double c = weight[2 * i];
+        const double s = weight[2 * i + 1];
+        const double bound = (fabs(a) + fabs(b)) * (fabs(c) + fabs(s)) * 0x1p-23;
+        assert_close("rope", y[2 * i], a * c - b * s, bound);
+        assert_close("rope", y[2 * i + 1], b * c + a * s, bound);
+    }
+    assert_true(y[N - 1] == x[N - 1]);
+    free(x);
+    free(weight);
+}
+
+static void test_portable_softmax(void **state) {
+    (void)state;
+    enum { N = 96 };
+    uint64_t random = 6;
+    float *x = random_values(&random, ORDINARY, N);
+    float s[N];
+    memcpy(s, x, sizeof s);
+    const float sum = portable()->softmax_exp(s, N, 0.7f);
+    double total = 0.0;
+    double max = -INFINITY;
+    for (size_t i = 0; i < N; i++) {
+        max = x[i] * 0.7f > (float)max ? (double)(x[i] * 0.7f) : max;
+    }
+    for (size_t i = 0; i < N; i++) {
+        const double exact = exp((double)x[i] * (double)0.7f - max);
+        total += exact;
+        assert_close("softmax_exp", s[i], exact, exact * 32.0 * 0x1p-24);
+    }
+    assert_close("softmax_exp", sum, total, total * 40.0 * 0x1p-24);
+    free(x);
+}
+
+/* Scores and outputs, F16 (is_f32 false) or F32. */
+static void check_attention_values(const struct attention_case *size, bool is_f32) {
+    const size_t dim = size->head_dim;
+    const size_t n_keys = size->n_keys;
+    const size_t stride = dim * 8 + size->extra;
+    const size_t n_kv = spread(n_keys, stride, dim * 8); /* for blocks of 8 keys, and for rows of values */
+    uint64_t random = n_keys + dim;
+    float *q = random_values(&random, ORDINARY, size->n_rows * dim);
+    float *p = random_values(&random, ORDINARY, size->n_rows * n_keys);
+    float *inverse = random_values(&random, ORDINARY, size->n_rows);
+    uint16_t *half = random_halves(&random, ORDINARY, n_kv);
+    float *full = random_values(&random, ORDINARY, n_kv);
+    float *s = random_values(&random, ORDINARY, size->n_rows * n_keys);
+    float *o = random_values(&random, ORDINARY, size->n_rows * dim);
+    if (is_f32) {
+        drllm_attention_scores_f32(q, dim, size->n_rows, full, stride, n_keys / 8, dim, s, n_keys);
+        drllm_attention_values_f32(p, n_keys, size->n_rows, full, stride, n_keys, dim, inverse, o, dim);
+    } else {
+        portable()->attention_scores(q, dim, size->n_rows, half, stride, n_keys / 8, dim, s, n_keys);
+        portable()->attention_values(p, n_keys, size->n_rows, half, stride, n_keys, dim, inverse, o, dim);
+        for (size_t i = 0; i < n_kv; i++) {
+            full[i] = drllm_f16_to_f32(half[i]);
+        }
+    }
+    for (size_t r = 0; r < size->n_rows; r++) {
+        for (size_t j = 0; j < n_keys; j++) {
+            double sum = 0.0;
+            double magnitude = 0.0;
+            for (size_t d = 0; d < dim; d++) {
+                const double term = (double)q[r * dim + d] * (double)full[j / 8 * stride + d * 8 + j % 8];
+                sum += term;
+                magnitude += fabs(term);
+            }
+            assert_close("attention_scores", s[r * n_keys + j], sum, magnitude * ((double)dim + 2.0) * 0x1p-24);
+        }
+        for (size_t d = 0; d < dim; d++) {
+            double sum = 0.0;
+            double magnitude = 0.0;
+            for (size_t j = 0; j < n_keys; j++) {
+                const double term = (double)p[r * n_keys + j] * (double)full[j * stride + d] * (double)inverse[r];
+                sum += term;
+                magnitude += fabs(term);
+            }
+            assert_close("attention_values", o[r * dim + d], sum, magnitude * ((double)n_keys + 4.0) * 0x1p-24);
+        }
+    }
+    free(q);
+    free(p);
+    free(inverse);
+    free(half);
+    free(full);
+    free(s);
+    free(o);
+}
+
+static void test_portable_attention(void **state) {
+    (void)state;
+    for (size_t i = 0; i < LENGTH(attention_cases); i++) {
+        check_attention_values(&attention_cases[i], false);
+        check_attention_values(&attention_cases[i], true);
+    }
+}
+
+/* Nothing beyond the last key, row or output. */
+static void test_f32_bounds(void **state) {
+    (void)state;
+    struct drllm_fence fences[5] = {DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT,
+                                    DRLLM_FENCE_INIT};
+    for (size_t i = 0; i < LENGTH(attention_cases) * LENGTH(sides); i++) {
+        const struct attention_case *size = &attention_cases[i / LENGTH(sides)];
+        const enum drllm_fence_side side = sides[i % LENGTH(sides)];
+        const size_t dim = size->head_dim;
+        const size_t n_keys = size->n_keys;
+        const size_t ldo = dim + size->extra;
+        const size_t lds = n_keys + size->extra;
+        uint64_t random = i;
+        float *q = random_values(&random, ORDINARY, spread(size->n_rows, lds + ldo, lds + ldo));
+        float *kv = random_values(&random, ORDINARY, n_keys * dim);
+        const float *at_kv = drllm_fence_copy(&fences[0], kv, n_keys * dim * sizeof *kv, side);
+        const float *at_q = drllm_fence_copy(&fences[1], q, spread(size->n_rows, ldo, dim) * sizeof *q, side);
+        float *s = drllm_fence_place(&fences[2], spread(size->n_rows, lds, n_keys) * sizeof *s, side);
+        drllm_attention_scores_f32(at_q, ldo, size->n_rows, at_kv, dim * 8, n_keys / 8, dim, s, lds);
+        check_rows("attention_scores_f32", s, s, size->n_rows, lds, n_keys);
+        drllm_fence_check(&fences[2]);
+
+        const float *at_p = drllm_fence_copy(&fences[3], q, spread(size->n_rows, lds, n_keys) * sizeof *q, side);
+        const float *inverse = drllm_fence_copy(&fences[4], q, size->n_rows * sizeof *q, side);
+        float *o = drllm_fence_place(&fences[2], spread(size->n_rows, ldo, dim) * sizeof *o, side);
+        drllm_attention_values_f32(at_p, lds, size->n_rows, at_kv, dim, n_keys, dim, inverse, o, ldo);
+        check_rows("attention_values_f32", o, o, size->n_rows, ldo, dim);
+        drllm_fence_check(&fences[2]);
+        free(q);
+        free(kv);
+    }
+    for (size_t i = 0; i < LENGTH(fences); i++) {
+        drllm_fence_free(&fences[i]);
+    }
+}
+
+/* The same bits with every compiler and on every machine: a checksum over each function that was recorded once. */
+static void test_golden(void **state) {
+    (void)state;
+    static const uint64_t golden[9] = {0x65285c7b37eb17f7, 0x2738ad5e0813e642, 0x9d5781084a2e470c,
+                                       0xa5bd6e83900dc5a9, 0x362204aa6e2e172e, 0x8aa3bb386a680515,
+                                       0x8af0b9cf935948c0, 0x74953f7620d3836d, 0x56530cf03d9759ea};
+    enum { N = 448 };
+    uint64_t random = 99;
+    uint64_t sums[LENGTH(golden)];
+    float *a = random_values(&random, ORDINARY, N);
+    float *b = random_values(&random, ORDINARY, N);
+    uint16_t *halves = random_halves(&random, ORDINARY, N);
+    float y[N];
+    union {
+        uint16_t halves[N];
+        int8_t q[N];
+    } narrow;
+    float scale[N / 32], ssum[N / 32];
+    int32_t sum[N / 32];
+    size_t n = 0;
+    portable()->rms_norm(y, a, b, N, 1e-5f);
+    sums[n++] = drllm_checksum(DRLLM_CHECKSUM_START, y, N);
+    memcpy(y, a, sizeof y);
+    portable()->silu_mul(y, b, N);
+    sums[n++] = drllm_checksum(DRLLM_CHECKSUM_START, y, N);
+    memcpy(y, a, sizeof y);
+    portable()->rope(y, b, N / 2);
+    sums[n++] = drllm_checksum(DRLLM_CHECKSUM_START, y, N);
+    portable()->to_f16(narrow.halves, a, N);
+    sums[n++] = drllm_checksum(DRLLM_CHECKSUM_START, narrow.halves, N / 2);
+    portable()->quantize_q8(a, N, 32, narrow.q, scale, sum, ssum);
+    sums[n] = drllm_checksum(DRLLM_CHECKSUM_START, narrow.q, N / 4);
+    sums[n] = drllm_checksum(sums[n], scale, N / 32);
+    sums[n] = drllm_checksum(sums[n], sum, N / 32);
+    sums[n] = drllm_checksum(sums[n], ssum, N / 32);
+    n++;
+    portable()->attention_scores(a, 28, 8, halves, 224, 2, 28, y, 16);
+    sums[n++] = drllm_checksum(DRLLM_CHECKSUM_START, y, (size_t)8 * 16);
+    memcpy(y, a, sizeof y);
+    y[0] = portable()->softmax_exp(y, N, 0.9f);
+    sums[n++] = drllm_checksum(DRLLM_CHECKSUM_START, y, N);
+    portable()->attention_values(a, 28, 8, halves, 16, 28, 16, b, y, 16);
+    sums[n++] = drllm_checksum(DRLLM_CHECKSUM_START, y, (size_t)8 * 16);
+    uint64_t exps = DRLLM_CHECKSUM_START;
+    for (int i = -90 * 16; i < 90 * 16; i++) {
+        const float value = drllm_expf((float)i / 16.0f);
+        exps = drllm_checksum(exps, &value, 1);
+    }
+    sums[n++] = exps;
+    assert_int_equal(n, LENGTH(golden));
+    for (size_t i = 0; i < n; i++) {
+        if (sums[i] != golden[i]) {
+            fail_msg("checksum %zu is 0x%016llx", i, (unsigned long long)sums[i]);
+        }
+    }
+    free(a);
+    free(b);
+    free(halves);
+}
+
+static void test_choose(void **state) {
+    (void)state;
+    size_t n;
+    const struct drllm_vec_ops *const *backends = drllm_vec_backends(&n);
+    assert_in_range(n, 1, MAX_BACKENDS);
+    assert_string_equal(backends[n - 1]->backend, "ref");
+    for (size_t i = 0; i < n; i++) {
+        assert_ptr_equal(drllm_vec_choose(backends[i]->cpu_features), backends[i]);
+        assert_int_equal(backends[i]->cpu_features == 0, i == n - 1);
+    }
+    static const struct {
+        const char *mask, *x86, *arm;
+    } levels[] = {
+        {"none", "ref", "ref"},  {"portable", "ref", "ref"},  {"x86-avx2", "avx2", "ref"},
+        {"avx2", "ref", "ref"},  {"arm-neon", "ref", "neon"}, {"arm-dotprod", "ref", "neon"},
+        {"all", "avx2", "neon"},
+    };
+    for (size_t i = 0; i < LENGTH(levels); i++) {
+        uint64_t mask;
+        assert_true(drllm_cpu_parse_mask(levels[i].mask, &mask, NULL, 0));
+        const char *backend = "ref";
+#if defined(__x86_64__)
+        backend = levels[i].x86;
+#elif defined(__aarch64__)
+        backend = levels[i].arm;
+#endif
+        assert_string_equal(drllm_vec_choose(mask)->backend, backend);
+    }
+}
+
+int drllm_test_vec(void) {
+    static const struct CMUnitTest fixed[] = {
+        cmocka_unit_test(test_choose),        cmocka_unit_test(test_expf),
+        cmocka_unit_test(test_portable_rows), cmocka_unit_test(test_portable_softmax),
+        cmocka_unit_test(test_f32_bounds),    cmocka_unit_test(test_portable_attention),
+        cmocka_unit_test(test_golden),
+    };
+    static const struct CMUnitTest for_each[] = {
+        cmocka_unit_test(test_rms_norm),
+        cmocka_unit_test(test_add),
+        cmocka_unit_test(test_silu_mul),
+        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_to_f16),
+        cmocka_unit_test(test_quantize),
+        cmocka_unit_test(test_quantize_not_finite),
+        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_attention_shapes),
+        cmocka_unit_test(test_softmax),
+        cmocka_unit_test(test_exp_lanes),
+    };
+    static struct CMUnitTest tests[LENGTH(fixed) + MAX_BACKENDS * LENGTH(for_each)];
+    static char names[MAX_BACKENDS * LENGTH(for_each)][48];
+    size_t n_backends;
+    const struct drllm_vec_ops *const *backends = drllm_vec_backends(&n_backends);
+    memcpy(tests, fixed, sizeof fixed);
+    size_t n = 0;
+    for (size_t b = 0; b < n_backends && b < MAX_BACKENDS; b++) {
+        for (size_t i = 0; i < LENGTH(for_each); i++, n++) {
+            (void)snprintf(names[n], sizeof names[n], "%s %s", for_each[i].name, backends[b]->backend);
+            /* *state is not const */
+            tests[LENGTH(fixed) + n] =
+                (struct CMUnitTest){names[n], for_each[i].test_func, NULL, NULL, (void *)backends[b]};
+        }
+    }
+    return drllm_run_group_tests("vec", tests, LENGTH(fixed) + n, NULL, NULL);
+}
