@@ -218,3 +218,35 @@ void drllm_dequantize_row(enum drllm_format format, const void *src, float *dst,
         break; /* their scales lie elsewhere */
     }
 }
+
+/* Whether the 16 bits at src, src + stride, ... have an exponent that is not all ones. */
+static bool halves_are_finite(const unsigned char *src, size_t n, size_t stride, unsigned exponent) {
+    bool finite = true;
+    for (size_t i = 0; i < n; i++) {
+        const unsigned bits = src[i * stride] | (unsigned)src[i * stride + 1] << 8;
+        finite = finite && (bits & exponent) != exponent;
+    }
+    return finite;
+}
+
+bool drllm_row_is_finite(enum drllm_format format, const void *src, size_t n) {
+    enum { F16_EXPONENT = 0x7c00, TOP_OF_F32_EXPONENT = 0x7f80 };
+    const unsigned char *bytes = src;
+    switch (format) {
+    case DRLLM_FORMAT_F32:
+        return halves_are_finite(bytes + 2, n, 4, TOP_OF_F32_EXPONENT);
+    case DRLLM_FORMAT_BF16:
+        return halves_are_finite(bytes, n, 2, TOP_OF_F32_EXPONENT);
+    case DRLLM_FORMAT_F16:
+        return halves_are_finite(bytes, n, 2, F16_EXPONENT);
+    case DRLLM_FORMAT_Q4_0:
+        return halves_are_finite(bytes, n / DRLLM_GROUP, sizeof(struct drllm_block_q4_0), F16_EXPONENT);
+    case DRLLM_FORMAT_Q4_1:
+        return halves_are_finite(bytes, n / DRLLM_GROUP, sizeof(struct drllm_block_q4_1), F16_EXPONENT) &&
+               halves_are_finite(bytes + 2, n / DRLLM_GROUP, sizeof(struct drllm_block_q4_1), F16_EXPONENT);
+    case DRLLM_FORMAT_Q8_0:
+        return halves_are_finite(bytes, n / DRLLM_GROUP, sizeof(struct drllm_block_q8_0), F16_EXPONENT);
+    default:
+        return true;
+    }
+}

@@ -108,6 +108,10 @@ size_t drllm_format_row_bytes(enum drllm_format format, size_t n);
  * Any GGUF format listed above but I8. */
 void drllm_dequantize_row(enum drllm_format format, const void *src, float *dst, size_t n);
 
+/* False if a weight is NaN or infinite; looks at the scales where there are some. F32, F16, BF16, Q4_0, Q4_1, Q8_0;
+ * true for any other format. */
+bool drllm_row_is_finite(enum drllm_format format, const void *src, size_t n);
+
 /* F32, F16, BF16, Q4_0, Q4_1, Q8_0 as ggml's reference quantisers do it (round half away from zero where they do).
  * False for a format that cannot be written, and for weights that are NaN or infinite. */
 bool drllm_quantize_row(enum drllm_format format, const float *src, void *dst, size_t n);

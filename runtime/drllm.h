@@ -263,7 +263,8 @@ struct drllm_generate_params {
     size_t n_stop;
     bool ignore_end; /* default false: go on after an end token */
     /* Called with whole characters of text (size bytes, not terminated; size may be 0 for a token that ended none),
-     * and the token that completed them. True goes on, false stops. NULL: no call. */
+     * and the token that completed them; text that was held back comes at the end, with the last token once more.
+     * True goes on, false stops. NULL: no call. */
     bool (*on_text)(void *user, int32_t token, const char *text, size_t size);
     void *user;
     uint64_t reserved[8];

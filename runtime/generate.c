@@ -125,45 +125,50 @@ static int emit(struct generation *generation, int32_t token, bool *stopped, enu
     return DRLLM_OK;
 }
 
-static int generate(struct generation *generation, struct drllm_sampler *sampler, struct drllm_generation *result) {
+/* Sample and decode until something stops it. *token: the last that was sampled. */
+static int run(struct generation *generation, struct drllm_sampler *sampler, struct drllm_generation *result,
+               int32_t *token) {
     struct drllm_session *session = generation->session;
-    int32_t token = 0;
     bool stopped = false;
-    while (!stopped && result->n_tokens < generation->params->max_tokens) {
+    while (result->n_tokens < generation->params->max_tokens) {
         if (drllm_session_take_cancel(session)) {
             return drllm_session_fail(session, DRLLM_ERR_CANCELLED, "cancelled");
         }
-        int status = drllm_session_sample(session, sampler, &token);
+        int status = drllm_session_sample(session, sampler, token);
         if (status != DRLLM_OK) {
             return status;
         }
         result->n_tokens++;
-        if (!generation->params->ignore_end && drllm_token_is_end(session->model, token)) {
+        if (!generation->params->ignore_end && drllm_token_is_end(session->model, *token)) {
             result->reason = DRLLM_STOP_END;
-            break;
+            return DRLLM_OK;
         }
-        status = emit(generation, token, &stopped, &result->reason);
+        status = emit(generation, *token, &stopped, &result->reason);
         if (status != DRLLM_OK || stopped || result->n_tokens == generation->params->max_tokens) {
-            if (status != DRLLM_OK) {
-                return status;
-            }
-            break;
+            return status;
         }
         if (session->n_tokens == session->n_context) {
             result->reason = DRLLM_STOP_CONTEXT;
-            break;
+            return DRLLM_OK;
         }
-        status = drllm_session_decode(session, token);
+        status = drllm_session_decode(session, *token);
         if (status != DRLLM_OK) {
             return status;
         }
     }
-    /* What was held back turned out to be plain text, perhaps with a cut character at its end. */
-    bool going_on = true;
-    if (generation->pending.size > 0 && !flush(generation, token, generation->pending.size, &going_on)) {
-        return out_of_memory(session);
-    }
     return DRLLM_OK;
+}
+
+static int generate(struct generation *generation, struct drllm_sampler *sampler, struct drllm_generation *result) {
+    int32_t token = 0;
+    const int status = run(generation, sampler, result, &token);
+    /* What was held back turned out to be plain text, perhaps with a cut character at its end. */
+    bool going_on;
+    if (generation->pending.size > 0 && result->reason != DRLLM_STOP_CALLBACK &&
+        !flush(generation, token, generation->pending.size, &going_on)) {
+        return status != DRLLM_OK ? status : out_of_memory(generation->session);
+    }
+    return status;
 }
 
 int drllm_session_generate(struct drllm_session *session, struct drllm_sampler *sampler,

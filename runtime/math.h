@@ -3,7 +3,7 @@
 #ifndef DRLLM_RUNTIME_MATH_H
 #define DRLLM_RUNTIME_MATH_H
 
-/* |x| up to about 1e8. */
+/* |x| up to about 1.6e6 as accurate as the others; up to 1e8 within 2e-8. */
 void drllm_sin_cos(double x, double *sine, double *cosine);
 /* 0 below -708, held at exp(709) above. */
 double drllm_exp(double x);

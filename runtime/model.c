@@ -153,16 +153,16 @@ int drllm_model_open_memory(const void *data, size_t size, const struct drllm_mo
 
 int drllm_model_open_mapped(struct drllm_file *file, const struct drllm_model_params *params,
                             struct drllm_model **model, struct drllm_error *error) {
-    int status = open_model(file->data, file->size, true, params, model, error);
+    struct drllm_model *opened;
+    int status = open_model(file->data, file->size, true, params, &opened, error);
     if (status == DRLLM_OK) {
-        struct drllm_file *kept = drllm_allocate(&(*model)->allocator, 1, sizeof *kept);
-        if (kept != NULL) {
-            *kept = *file;
-            (*model)->file = kept;
+        opened->file = drllm_allocate(&opened->allocator, 1, sizeof *opened->file);
+        if (opened->file != NULL) {
+            *opened->file = *file;
+            *model = opened;
             return DRLLM_OK;
         }
-        destroy(*model);
-        *model = NULL;
+        destroy(opened);
         status = drllm_fail(error, DRLLM_ERR_MEMORY, "not enough memory for the model");
     }
     drllm_file_unmap(file);

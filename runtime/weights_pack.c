@@ -98,16 +98,26 @@ static void convert_panel(struct pack_job *job, size_t worker, size_t panel) {
                       job->packed + panel * job->panel_bytes, 0, 1);
 }
 
+/* The same format: a panel is checked while its rows are on their way anyway. */
+static void move_panel(struct pack_job *job, size_t panel) {
+    const struct drllm_source *source = job->source;
+    const size_t first = panel * DRLLM_PANEL_ROWS;
+    for (size_t row = first; row < first + DRLLM_PANEL_ROWS && row < source->rows; row++) {
+        if (!drllm_row_is_finite(source->stored, source->data + row * source->row_bytes, source->cols)) {
+            atomic_store_explicit(&job->bad_weights, true, memory_order_relaxed);
+        }
+    }
+    drllm_pack_panels(job->run, source->data, source->scales, source->rows, source->cols, job->packed, panel, 1);
+}
+
 static void pack_task(void *context, size_t worker, size_t index) {
     struct pack_job *job = context;
     const size_t first = index * job->panels_per_task;
     const size_t end = first + job->panels_per_task < job->n_panels ? first + job->panels_per_task : job->n_panels;
-    if (job->scratch == NULL) {
-        drllm_pack_panels(job->run, job->source->data, job->source->scales, job->source->rows, job->source->cols,
-                          job->packed, first, end - first);
-        return;
+    for (size_t panel = first; panel < end && job->scratch == NULL; panel++) {
+        move_panel(job, panel);
     }
-    for (size_t panel = first; panel < end; panel++) {
+    for (size_t panel = first; panel < end && job->scratch != NULL; panel++) {
         convert_panel(job, worker, panel);
     }
 }

@@ -42,8 +42,8 @@ void gguf_writer_add_i32s(struct gguf_writer *writer, const char *key, const int
 void gguf_writer_add_tensor(struct gguf_writer *writer, const char *name, uint32_t type, size_t n_dims,
                             const size_t *dims, const void *data, size_t size);
 
-/* The whole file, to be freed, in a block of just its size. It ends with the last tensor's last byte, or without tensors
- * with the metadata's. The writer is released. */
+/* The whole file, to be freed, in a block of just its size. It ends with the last tensor's last byte, or without
+ * tensors with the metadata's. The writer is released. */
 uint8_t *gguf_writer_finish(struct gguf_writer *writer, size_t *size);
 
 #endif

@@ -27,12 +27,13 @@ bool drllm_test_is_fast(void) {
     return value != NULL && *value != '\0';
 }
 
-/* ---- Counting ------------------------------------------------------------------------------------------------------ */
+/* ---- Counting
+ * ------------------------------------------------------------------------------------------------------ */
 
 static struct { size_t passed, failed, skipped; } counts;
 
-/* The running group's fixtures, and how they went: cmocka counts neither the tests that a failed setup keeps from running
- * nor a failed teardown. */
+/* The running group's fixtures, and how they went: cmocka counts neither the tests that a failed setup keeps from
+ * running nor a failed teardown. */
 static struct {
     CMFixtureFunction setup, teardown;
     bool is_set_up, is_torn_down;
@@ -73,7 +74,8 @@ void drllm_skip_test(const char *reason, const char *file, int line) {
     _skip(file, line);
 }
 
-/* ---- Random numbers ------------------------------------------------------------------------------------------------ */
+/* ---- Random numbers
+ * ------------------------------------------------------------------------------------------------ */
 
 /* splitmix64 */
 uint32_t drllm_random(uint64_t *state) {
@@ -87,7 +89,8 @@ float drllm_random_float(uint64_t *state) {
     return (float)((int32_t)(drllm_random(state) >> 8) - (1 << 23)) * 0x1p-23f;
 }
 
-/* ---- Memory -------------------------------------------------------------------------------------------------------- */
+/* ---- Memory
+ * -------------------------------------------------------------------------------------------------------- */
 
 enum { GUARD_BYTES = 256, GUARD = 0xa5 };
 
@@ -151,7 +154,8 @@ void drllm_fence_check(const struct drllm_fence *fence) {
     }
 }
 
-/* ---- Floats -------------------------------------------------------------------------------------------------------- */
+/* ---- Floats
+ * -------------------------------------------------------------------------------------------------------- */
 
 bool drllm_same_float(float a, float b) {
     return drllm_f32_to_bits(a) == drllm_f32_to_bits(b) || (isnan(a) && isnan(b));
@@ -174,7 +178,8 @@ uint64_t drllm_checksum(uint64_t sum, const void *words, size_t n_words) {
     return sum;
 }
 
-/* ---- The program --------------------------------------------------------------------------------------------------- */
+/* ---- The program
+ * --------------------------------------------------------------------------------------------------- */
 
 static pid_t runner; /* children of tests are not it */
 static bool is_finished;

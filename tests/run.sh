@@ -46,13 +46,13 @@ packages() { tools/setup/packages.sh build model cross lint && build deps && bui
 part_packages() { part packages packages; }
 
 part_native() {
-    part native-build build all examples build/drllm-tests && part native build/drllm-tests
+    part native-build build all examples build/drllm-tests && DRLLM_TEST_PROGRAM=build/drllm part native build/drllm-tests
 }
 
 part_sanitizers() {
     export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1
     part sanitizers-build build SANITIZER=address,undefined all build/address-undefined/drllm-tests &&
-        part sanitizers build/address-undefined/drllm-tests --fast
+        DRLLM_TEST_PROGRAM=build/address-undefined/drllm part sanitizers build/address-undefined/drllm-tests --fast
 }
 
 # An old core without dot products, a later one with them, and all that qemu knows.
@@ -60,7 +60,8 @@ part_arm64() {
     local cpu
     part arm64-build build CROSS=aarch64-linux-gnu- all examples build/aarch64-linux-gnu/drllm-tests || return
     for cpu in cortex-a53 cortex-a76 max; do
-        part "arm64-$cpu" qemu-aarch64 -cpu $cpu build/aarch64-linux-gnu/drllm-tests --fast
+        DRLLM_TEST_PROGRAM=build/aarch64-linux-gnu/drllm DRLLM_TEST_EMULATOR="qemu-aarch64 -cpu $cpu" \
+            part "arm64-$cpu" qemu-aarch64 -cpu $cpu build/aarch64-linux-gnu/drllm-tests --fast
     done
 }
 

@@ -1,8 +1,8 @@
-/* The program as a shell sees it: exit codes, what it prints and what it leaves behind. A tiny model whose text is known is
- * enough for most; DRLLM_TEST_MODEL adds the real one.
+/* The program as a shell sees it: exit codes, what it prints and what it leaves behind. A tiny model whose text is
+ * known is enough for most; DRLLM_TEST_MODEL adds the real one.
  *
- * Environment: DRLLM_TEST_PROGRAM is the program; without it these tests are skipped. DRLLM_TEST_EMULATOR: words to put in
- * front, such as "qemu-aarch64 -cpu max". */
+ * Environment: DRLLM_TEST_PROGRAM is the program; without it these tests are skipped. DRLLM_TEST_EMULATOR: words to
+ * put in front, such as "qemu-aarch64 -cpu max". */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -29,7 +29,8 @@
 
 enum { MOST_ARGUMENTS = 40, PATH_BYTES = 512, TINY_VOCABULARY = TINY_FIRST_PIECE + 1 };
 
-/* The program has no way to be told otherwise than by files, so the tests share one folder, made by the group's set-up. */
+/* The program has no way to be told otherwise than by files, so the tests share one folder, made by the group's
+ * set-up. */
 static char folder[PATH_BYTES];
 static char tiny[PATH_BYTES + 16];    /* the model of make_tiny_model */
 static char no_chat[PATH_BYTES + 16]; /* the same without a chat template */
@@ -63,7 +64,8 @@ static char *read_bytes(const char *path, size_t *size) {
     return data;
 }
 
-/* ---- A model whose answers are known ------------------------------------------------------------------------------- */
+/* ---- A model whose answers are known
+ * ------------------------------------------------------------------------------- */
 
 /* a..y are followed by the next letter and z by the end; a line end is followed by ABC and the end. */
 static void make_tiny_model(const char *path, bool has_chat_template) {
@@ -99,7 +101,8 @@ static void make_tiny_model(const char *path, bool has_chat_template) {
     tiny_model_free(&model);
 }
 
-/* ---- Running the program -------------------------------------------------------------------------------------------- */
+/* ---- Running the program
+ * -------------------------------------------------------------------------------------------- */
 
 struct outcome {
     int code; /* exit code, or 128 + the number of the signal */
@@ -288,7 +291,8 @@ static const cJSON *list(const cJSON *json, const char *key, int size) {
     return item;
 }
 
-/* ---- Use ------------------------------------------------------------------------------------------------------------ */
+/* ---- Use
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static const char *const commands[] = {"run",   "chat",    "score",    "perplexity", "logits",
                                        "bench", "inspect", "tokenize", "quantize"};
@@ -433,7 +437,8 @@ static void test_damaged_models(void **state) {
     free(file);
 }
 
-/* ---- Output that cannot be written ---------------------------------------------------------------------------------- */
+/* ---- Output that cannot be written
+ * ---------------------------------------------------------------------------------- */
 
 static void test_full_disk(void **state) {
     (void)state;
@@ -522,7 +527,8 @@ static void test_output_files(void **state) {
     closedir(directory);
 }
 
-/* ---- What the subcommands do ---------------------------------------------------------------------------------------- */
+/* ---- What the subcommands do
+ * ---------------------------------------------------------------------------------------- */
 
 static void test_run(void **state) {
     (void)state;
@@ -875,7 +881,8 @@ static void test_quantize(void **state) {
     free(output);
 }
 
-/* ---- The real model ------------------------------------------------------------------------------------------------- */
+/* ---- The real model
+ * ------------------------------------------------------------------------------------------------- */
 
 static void test_real_answers(void **state) {
     (void)state;

@@ -51,7 +51,8 @@ static const struct drllm_kernel *find_kernel(enum drllm_format format, const ch
     return NULL;
 }
 
-/* ---- Weights ------------------------------------------------------------------------------------------------------- */
+/* ---- Weights
+ * ------------------------------------------------------------------------------------------------------- */
 
 enum contents {
     ORDINARY,
@@ -208,7 +209,8 @@ static void free_weights(struct weights *w) {
     free(w->packed);
 }
 
-/* ---- Activations --------------------------------------------------------------------------------------------------- */
+/* ---- Activations
+ * --------------------------------------------------------------------------------------------------- */
 
 /* Token rows for one kernel: floats, or quantised values with n_scales scales a row. */
 struct inputs {
@@ -269,7 +271,8 @@ static double input_value(const struct inputs *in, enum drllm_format format, siz
     return (double)in->q[token * width + column] * (double)in->scale[token * in->n_scales + column / group];
 }
 
-/* y [n_tokens][8 * n_panels] against sums in double, to within the roundings that the format's order of operations has. */
+/* y [n_tokens][8 * n_panels] against sums in double, to within the roundings that the format's order of operations
+ * has. */
 static void check_values(const struct weights *w, const struct inputs *in, const float *y, size_t n_tokens) {
     const size_t ldy = (w->rows + R - 1) / R * R;
     const double n_roundings = is_float(w->format) ? (double)w->cols + 4.0 : (double)w->cols / 16.0 + 8.0;
@@ -296,7 +299,8 @@ static void check_values(const struct weights *w, const struct inputs *in, const
     }
 }
 
-/* ---- One kernel ---------------------------------------------------------------------------------------------------- */
+/* ---- One kernel
+ * ---------------------------------------------------------------------------------------------------- */
 
 /* Where a kernel's operands lie. */
 struct operands {
@@ -310,8 +314,8 @@ static void free_operands(struct operands *o) {
     }
 }
 
-/* Token `first` and the next ones. The rows behind the structs lie in falling order: what a row points to says nothing about
- * where the next one's is. */
+/* Token `first` and the next ones. The rows behind the structs lie in falling order: what a row points to says
+ * nothing about where the next one's is. */
 static void place_rows(struct operands *o, const struct inputs *in, enum drllm_format format, size_t first,
                        size_t n_tokens, enum drllm_fence_side side) {
     const size_t width = padded(in->cols);
@@ -458,7 +462,8 @@ static void test_golden(void **state) {
     free_operands(&o);
 }
 
-/* ---- The table and the choice -------------------------------------------------------------------------------------- */
+/* ---- The table and the choice
+ * -------------------------------------------------------------------------------------- */
 
 static void test_table(void **state) {
     (void)state;
@@ -522,7 +527,8 @@ static void test_choose(void **state) {
     }
 }
 
-/* ---- Quantised activations ----------------------------------------------------------------------------------------- */
+/* ---- Quantised activations
+ * ----------------------------------------------------------------------------------------- */
 
 /* One array inside `memory`, and nothing else in its place. */
 static void mark(uint8_t *taken, const void *memory, size_t size, const void *array, size_t bytes, size_t alignment) {
@@ -644,7 +650,8 @@ static void test_activations_overflow(void **state) {
     assert_int_equal(drllm_activations_bytes(SIZE_MAX / 64, SIZE_MAX / 64, DRLLM_QUANT_ROW), SIZE_MAX);
 }
 
-/* ---- Whole products ------------------------------------------------------------------------------------------------ */
+/* ---- Whole products
+ * ------------------------------------------------------------------------------------------------ */
 
 struct product_case {
     size_t cols, n_tokens, n_products;

@@ -36,8 +36,8 @@ static void check_sin_cos(double x, double bound) {
     assert_true(fabs(sine) <= 1.0 && fabs(cosine) <= 1.0);
 }
 
-/* Up to 2^20 quarter turns the reduction loses nothing, which is past every position that a model has. Beyond, the products
- * with the parts of pi/2 are rounded, but floats do not see it. */
+/* Up to 2^20 quarter turns the reduction loses nothing, which is past every position that a model has. Beyond, the
+ * products with the parts of pi/2 are rounded, but floats do not see it. */
 static void test_sin_cos(void **state) {
     (void)state;
     uint64_t random = 1;

@@ -1,5 +1,5 @@
-/* Models: the forward pass against a plain one in double precision, every stored format, the ways to open a file, damaged
- * files, and memory that runs out at each allocation in turn. */
+/* Models: the forward pass against a plain one in double precision, every stored format, the ways to open a file,
+ * damaged files, and memory that runs out at each allocation in turn. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -48,7 +48,8 @@ static struct drllm_session *open_session(const struct drllm_model *model) {
     return session;
 }
 
-/* ---- Against the reference ----------------------------------------------------------------------------------------- */
+/* ---- Against the reference
+ * ----------------------------------------------------------------------------------------- */
 
 struct run {
     size_t n_vocab, d_model, n_layers;
@@ -227,7 +228,8 @@ static void test_f32_run_of_each_format(void **state) {
     }
 }
 
-/* ---- The formats as they run --------------------------------------------------------------------------------------- */
+/* ---- The formats as they run
+ * --------------------------------------------------------------------------------------- */
 
 struct log_text {
     char text[LOG_BYTES];
@@ -292,8 +294,9 @@ static void test_stored_formats_run(void **state) {
         if (!(d.all <= rows[i].bound)) {
             fail_msg("%s: logits differ by %g", stored, d.all);
         }
-        /* With activations rounded alike, and weights as converted, a group format has no error of its own: positions are the
-         * same until the first value that lies between two of 8 bits as float has it, and in double does not. */
+        /* With activations rounded alike, and weights as converted, a group format has no error of its own:
+         * positions are the same until the first value that lies between two of 8 bits as float has it, and in
+         * double does not. */
         if (rows[i].run == DRLLM_FORMAT_Q4_0 || rows[i].run == DRLLM_FORMAT_Q4_1 || rows[i].run == DRLLM_FORMAT_Q8_0) {
             convert_values(&tiny, rows[i].run);
             const struct distances rounded = compare_with_reference(&tiny, DRLLM_GROUP, model);
@@ -370,7 +373,8 @@ static void test_xnnpack_formats(void **state) {
     assert_true(open_and_compare(&options, &params).all <= 0.04);
 }
 
-/* ---- Opening ------------------------------------------------------------------------------------------------------- */
+/* ---- Opening
+ * ------------------------------------------------------------------------------------------------------- */
 
 static void test_info(void **state) {
     (void)state;
@@ -579,7 +583,8 @@ static void test_close_needs_closed_sessions(void **state) {
     free(file);
 }
 
-/* ---- Damaged models ------------------------------------------------------------------------------------------------ */
+/* ---- Damaged models
+ * ------------------------------------------------------------------------------------------------ */
 
 /* Ends the test unless opening the file fails with the status and says the word. */
 static void expect_refusal(const char *what, const uint8_t *file, size_t size, int status, const char *word) {
@@ -912,7 +917,8 @@ static void test_flipped_bytes(void **state) {
     free(file);
 }
 
-/* ---- Memory that runs out ------------------------------------------------------------------------------------------ */
+/* ---- Memory that runs out
+ * ------------------------------------------------------------------------------------------ */
 
 enum { TEXT_BYTES = 512, N_GENERATED = 9 };
 

@@ -65,7 +65,8 @@ struct reference_row {
     float scale;
 };
 
-/* As XNNPACK's f32 -> qd8 conversion: the range always holds 0, and the end with the lesser error fixes the zero point. */
+/* As XNNPACK's f32 -> qd8 conversion: the range always holds 0, and the end with the lesser error fixes the zero
+ * point. */
 static void reference_quantize(const float *x, size_t cols, struct reference_row *row) {
     float least = 0.0F;
     float most = 0.0F;
@@ -321,7 +322,8 @@ static void test_packed_once(void **state) {
     }
 }
 
-/* Several inputs' worth of matrices in turn, as a session uses them: one input, filled with other shapes again and again. */
+/* Several inputs' worth of matrices in turn, as a session uses them: one input, filled with other shapes again and
+ * again. */
 static void test_input_reuse(void **state) {
     (void)state;
     struct matrix first = make_matrix(DRLLM_FORMAT_Q8C, 24, 100);

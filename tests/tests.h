@@ -1,7 +1,7 @@
 /* What the test groups share: the list of groups, counts, random numbers, memory that shows a wrong access.
  *
- * A group is a file tests/test_NAME.c with a function `int drllm_test_NAME(void)` that returns what drllm_run_group returns.
- * To add one, add its name to DRLLM_TEST_GROUPS. */
+ * A group is a file tests/test_NAME.c with a function `int drllm_test_NAME(void)` that returns what drllm_run_group
+ * returns. To add one, add its name to DRLLM_TEST_GROUPS. */
 #ifndef DRLLM_TESTS_TESTS_H
 #define DRLLM_TESTS_TESTS_H
 
@@ -25,6 +25,7 @@
     X(chat)                  \
     X(model)                 \
     X(session)               \
+    X(sampler)               \
     X(cli)
 
 #define DRLLM_TEST_DECLARE(name) int drllm_test_##name(void);
@@ -34,7 +35,8 @@ DRLLM_TEST_GROUPS(DRLLM_TEST_DECLARE)
 /* Whether --fast was given: only tests that need no big model, and seconds in all. */
 bool drllm_test_is_fast(void);
 
-/* ---- Counting ------------------------------------------------------------------------------------------------------ */
+/* ---- Counting
+ * ------------------------------------------------------------------------------------------------------ */
 
 /* cmocka_run_group_tests_name, and the tests are added to the runner's counts. Returns the number of failures. */
 #define drllm_run_group(name, tests, setup, teardown) \
@@ -49,15 +51,18 @@ __attribute__((noreturn)) void drllm_skip_test(const char *reason, const char *f
 #undef skip
 #define skip() drllm_skip_test(NULL, __FILE__, __LINE__)
 
-/* ---- Random numbers, the same on every machine --------------------------------------------------------------------- */
+/* ---- Random numbers, the same on every machine
+ * --------------------------------------------------------------------- */
 
 uint32_t drllm_random(uint64_t *state);
 /* In [-1, 1), a multiple of 2^-23. */
 float drllm_random_float(uint64_t *state);
 
-/* ---- Memory -------------------------------------------------------------------------------------------------------- */
+/* ---- Memory
+ * -------------------------------------------------------------------------------------------------------- */
 
-/* A buffer with an inaccessible page right behind its end (or right in front of it), and guard bytes on the other side. */
+/* A buffer with an inaccessible page right behind its end (or right in front of it), and guard bytes on the other
+ * side. */
 struct drllm_fence {
     uint8_t *pages; /* the accessible ones */
     size_t pages_bytes;
@@ -69,8 +74,8 @@ enum drllm_fence_side { DRLLM_FENCE_BEHIND, DRLLM_FENCE_BEFORE };
 #define DRLLM_FENCE_INIT \
     { NULL, 0, NULL, 0, false }
 
-/* `size` bytes, each 0xff, in the memory of `fence`, which is zeroed at first and grows as needed; what lay there is lost.
- * With the page behind, the buffer is aligned as far as its size is. */
+/* `size` bytes, each 0xff, in the memory of `fence`, which is zeroed at first and grows as needed; what lay there is
+ * lost. With the page behind, the buffer is aligned as far as its size is. */
 void *drllm_fence_place(struct drllm_fence *fence, size_t size, enum drllm_fence_side side);
 /* The same with a copy of `bytes`, read-only. */
 const void *drllm_fence_copy(struct drllm_fence *fence, const void *bytes, size_t size, enum drllm_fence_side side);
@@ -78,7 +83,8 @@ const void *drllm_fence_copy(struct drllm_fence *fence, const void *bytes, size_
 void drllm_fence_check(const struct drllm_fence *fence);
 void drllm_fence_free(struct drllm_fence *fence);
 
-/* ---- Floats -------------------------------------------------------------------------------------------------------- */
+/* ---- Floats
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* The same bits, or NaN both. */
 bool drllm_same_float(float a, float b);

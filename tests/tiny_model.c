@@ -13,7 +13,8 @@ static void *must_allocate(size_t count, size_t size) {
     return memory;
 }
 
-/* ---- Random numbers ------------------------------------------------------------------------------------------------ */
+/* ---- Random numbers
+ * ------------------------------------------------------------------------------------------------ */
 
 /* splitmix64 */
 uint64_t tiny_random_u64(struct tiny_random *random) {
@@ -44,7 +45,8 @@ void tiny_random_tokens(uint64_t seed, int32_t *tokens, size_t n_tokens, size_t 
     }
 }
 
-/* ---- Tensors ------------------------------------------------------------------------------------------------------- */
+/* ---- Tensors
+ * ------------------------------------------------------------------------------------------------------- */
 
 static struct tiny_tensor *add_tensor(struct tiny_model *model, const char *name, uint32_t type, size_t n_dims,
                                       size_t cols, size_t rows, size_t size) {
@@ -87,8 +89,8 @@ static void random_bytes(struct tiny_random *random, void *memory, size_t size) 
     }
 }
 
-/* One block of a format that the library reads but does not write: random bytes, and scales that give weights of about this
- * deviation. */
+/* One block of a format that the library reads but does not write: random bytes, and scales that give weights of
+ * about this deviation. */
 static void random_block(struct tiny_random *random, enum drllm_format format, void *block, size_t size,
                          float deviation) {
     random_bytes(random, block, size);
@@ -174,7 +176,8 @@ static void add_matrix(struct tiny_model *model, struct tiny_random *random, con
     free(values);
 }
 
-/* ---- The model ----------------------------------------------------------------------------------------------------- */
+/* ---- The model
+ * ----------------------------------------------------------------------------------------------------- */
 
 struct tiny_options tiny_default_options(void) {
     return (struct tiny_options){.n_layers = 3,
@@ -305,7 +308,8 @@ void tiny_model_add(struct tiny_model *model, const char *name, uint32_t type, s
     (void)add_tensor(model, name, type, 2, cols, rows, size);
 }
 
-/* ---- The file ------------------------------------------------------------------------------------------------------ */
+/* ---- The file
+ * ------------------------------------------------------------------------------------------------------ */
 
 struct metadata {
     struct gguf_writer writer;
@@ -449,7 +453,8 @@ uint8_t *tiny_model_file(const struct tiny_options *options, size_t *size) {
     return file;
 }
 
-/* ---- The reference: as the paper reads, in double precision --------------------------------------------------------- */
+/* ---- The reference: as the paper reads, in double precision
+ * --------------------------------------------------------- */
 
 static const float *block_values(const struct tiny_model *model, size_t layer, const char *name, const char *what) {
     char full[96];
@@ -663,7 +668,8 @@ void tiny_model_reference(const struct tiny_model *model, size_t group, const in
     free(normed);
 }
 
-/* ---- Counted memory ------------------------------------------------------------------------------------------------ */
+/* ---- Counted memory
+ * ------------------------------------------------------------------------------------------------ */
 
 enum { IN_FRONT = 64 };
 

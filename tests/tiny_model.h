@@ -1,7 +1,8 @@
-/* Tiny Llama models as GGUF files in memory, and what the tests that use them share. Allocation failures end the program.
+/* Tiny Llama models as GGUF files in memory, and what the tests that use them share. Allocation failures end the
+ * program.
  *
- * A model is made in two steps, so that a test can damage it in between: tiny_model_make fills in the list of tensors,
- * tiny_model_write puts metadata and tensors into a file. */
+ * A model is made in two steps, so that a test can damage it in between: tiny_model_make fills in the list of
+ * tensors, tiny_model_write puts metadata and tensors into a file. */
 #ifndef DRLLM_TESTS_TINY_MODEL_H
 #define DRLLM_TESTS_TINY_MODEL_H
 
@@ -24,8 +25,8 @@ struct tiny_options {
     uint64_t seed;
     /* Texts of the tokens from TINY_FIRST_PIECE on; NULL: made up */
     const char *const *pieces;
-    /* NULL: random weights. Otherwise blocks do nothing and the token after t is next[t] by far the likeliest; this needs
-     * n_vocab <= d_model. Where next[t] is -1, all are alike. */
+    /* NULL: random weights. Otherwise blocks do nothing and the token after t is next[t] by far the likeliest; this
+     * needs n_vocab <= d_model. Where next[t] is -1, all are alike. */
     const int32_t *next;
 };
 
@@ -79,13 +80,15 @@ uint8_t *tiny_model_write(const struct tiny_model *model, const struct tiny_edit
 /* Both steps. */
 uint8_t *tiny_model_file(const struct tiny_options *options, size_t *size);
 
-/* Logits after each of the tokens, [n_tokens][n_vocab], computed in double precision from the tensors' values, and if hidden
- * is not NULL the last token's residual after every block and after the final norm, [n_layers + 1][d_model]. group: what goes
- * into a product is first rounded to 8 bits with one scale for so many values, and keys and values to F16; 0: neither is. */
+/* Logits after each of the tokens, [n_tokens][n_vocab], computed in double precision from the tensors' values, and
+ * if hidden is not NULL the last token's residual after every block and after the final norm, [n_layers +
+ * 1][d_model]. group: what goes into a product is first rounded to 8 bits with one scale for so many values, and
+ * keys and values to F16; 0: neither is. */
 void tiny_model_reference(const struct tiny_model *model, size_t group, const int32_t *tokens, size_t n_tokens,
                           double *logits, double *hidden);
 
-/* ---- Random numbers, the same everywhere --------------------------------------------------------------------------- */
+/* ---- Random numbers, the same everywhere
+ * --------------------------------------------------------------------------- */
 
 struct tiny_random {
     uint64_t state;
@@ -95,7 +98,8 @@ double tiny_random_uniform(struct tiny_random *random); /* [0, 1) */
 float tiny_random_normal(struct tiny_random *random);
 void tiny_random_tokens(uint64_t seed, int32_t *tokens, size_t n_tokens, size_t n_vocab);
 
-/* ---- Memory that is counted and can run out ------------------------------------------------------------------------ */
+/* ---- Memory that is counted and can run out
+ * ------------------------------------------------------------------------ */
 
 struct tiny_counted {
     size_t n_calls, fail_at; /* fail_at: the number of the call that fails, from 0; SIZE_MAX: none */

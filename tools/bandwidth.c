@@ -14,8 +14,8 @@ struct reading {
     uint64_t sums[PARTS];
 };
 
-/* Two places at once and eight sums that do not wait for each other, written out, take even plain -O2 code without vectors to
- * the limit of the memory. */
+/* Two places at once and eight sums that do not wait for each other, written out, take even plain -O2 code without
+ * vectors to the limit of the memory. */
 static uint64_t sum_words(const uint64_t *words, size_t n) {
     const uint64_t *x = words;
     const uint64_t *y = words + n / 2;

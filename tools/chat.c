@@ -1,7 +1,7 @@
 /* drllm chat: a conversation.
  *
- * Each turn formats the whole conversation anew and computes only what differs from the session's context: the tokens that
- * both begin with stay. */
+ * Each turn formats the whole conversation anew and computes only what differs from the session's context: the
+ * tokens that both begin with stay. */
 #include "tools/commands.h"
 #include "tools/generate.h"
 #include "tools/interrupt.h"
@@ -86,8 +86,8 @@ static size_t answer_room(const struct chat *chat) {
     return most >= 0 && (size_t)most < room ? (size_t)most : room;
 }
 
-/* The tokens of the conversation, without its oldest turns if it grew too long. *fits: false if even the last message alone
- * is too long; then no turn is forgotten. */
+/* The tokens of the conversation, without its oldest turns if it grew too long. *fits: false if even the last
+ * message alone is too long; then no turn is forgotten. */
 static int fit_conversation(struct chat *chat, struct tokens *tokens, bool *fits) {
     *fits = false;
     for (size_t turns = 0; !*fits && chat->n_system + 2 * turns < chat->n_messages; turns++) {

@@ -73,10 +73,12 @@ int open_model(const struct command *command, const struct model_options *option
 int open_vocabulary(const struct command *command, const struct model_options *options, struct drllm_model **model);
 int open_session(const struct command *command, const struct drllm_model *model, size_t n_context, unsigned n_threads,
                  struct drllm_session **session);
-/* drllm_session_open for drllm_session_params in general, with SIGINT kept from the session's threads (see interrupt.h). */
+/* drllm_session_open for drllm_session_params in general, with SIGINT kept from the session's threads (see
+ * interrupt.h). */
 int open_session_params(const struct command *command, const struct drllm_model *model,
                         const struct drllm_session_params *params, struct drllm_session **session);
-/* Report a failed call on a session. Returns the exit code: TOOL_INTERRUPTED, without a message, for a cancelled one. */
+/* Report a failed call on a session. Returns the exit code: TOOL_INTERRUPTED, without a message, for a cancelled
+ * one. */
 int session_error(const struct command *command, const struct drllm_session *session, const char *what, int status);
 
 /* ---- Tokens ---- */

@@ -40,8 +40,8 @@ void interrupt_forget(void) {
 }
 
 bool interrupt_wait_readable(int descriptor) {
-    /* SIGINT is let through only while ppoll waits, so that none can slip in between the look at `seen` and the wait. The
-     * library's threads never take it: they are made with it blocked (open_session). */
+    /* SIGINT is let through only while ppoll waits, so that none can slip in between the look at `seen` and the
+     * wait. The library's threads never take it: they are made with it blocked (open_session). */
     sigset_t blocked, before;
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGINT);

@@ -92,8 +92,8 @@ struct option {
 
 #define OPTION_COUNT(table) (sizeof(table) / sizeof((table)[0]))
 
-/* Parse argv[0 .. argc). Arguments that are no options go to `operands`; where it is NULL they are an error. True: go on.
- * False: return *exit_code; the help was shown, or a message. Lists must be released either way. */
+/* Parse argv[0 .. argc). Arguments that are no options go to `operands`; where it is NULL they are an error. True:
+ * go on. False: return *exit_code; the help was shown, or a message. Lists must be released either way. */
 bool options_parse(const struct command *command, const struct option *options, size_t n_options, int argc, char **argv,
                    struct text_list *operands, int *exit_code);
 

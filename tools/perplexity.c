@@ -1,7 +1,8 @@
 /* drllm perplexity: how well a text is predicted, by llama.cpp's definition.
  *
- * The whole text is tokenised and cut into chunks of n tokens, in order; a rest shorter than a chunk is left out. In each
- * chunk, whose first token becomes BOS if the model wants one, positions n/2 .. n-2 predict the token that follows. */
+ * The whole text is tokenised and cut into chunks of n tokens, in order; a rest shorter than a chunk is left out. In
+ * each chunk, whose first token becomes BOS if the model wants one, positions n/2 .. n-2 predict the token that
+ * follows. */
 #include "platform/clock.h"
 #include "runtime/internal.h"
 #include "tools/commands.h"

@@ -1,7 +1,7 @@
 /* drllm quantize: the same model in another number format.
  *
- * q8c has no number among GGUF's types: a tensor of it is an I8 tensor of the same name, with an F32 tensor of its rows'
- * scales behind it, named NAME_scale; drllm.quantization = "q8c" says so. */
+ * q8c has no number among GGUF's types: a tensor of it is an I8 tensor of the same name, with an F32 tensor of its
+ * rows' scales behind it, named NAME_scale; drllm.quantization = "q8c" says so. */
 #include "platform/clock.h"
 #include "platform/threads.h"
 #include "runtime/drllm_os.h"
