@@ -5,6 +5,7 @@
 #include "runtime/memory.h"
 #include "runtime/session.h"
 
+#include <float.h>
 #include <math.h>
 
 struct drllm_sampler_params drllm_sampler_default_params(void) {
@@ -189,8 +190,10 @@ int drllm_session_sample(struct drllm_session *session, struct drllm_sampler *sa
     }
     struct drllm_candidate *candidates = session->candidates;
     for (size_t i = 0; i < n_vocab; i++) {
-        const float logit = session->logits[i];
-        candidates[i] = (struct drllm_candidate){isnan(logit) ? -INFINITY : logit, (int32_t)i};
+        /* What is no number is never drawn, what overflowed is the likeliest. */
+        float logit = session->logits[i];
+        logit = isnan(logit) ? -INFINITY : logit > FLT_MAX ? FLT_MAX : logit;
+        candidates[i] = (struct drllm_candidate){logit, (int32_t)i};
     }
     if (params->repeat_penalty != 1.0f) {
         penalise_repeats(session, params);

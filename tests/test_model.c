@@ -140,8 +140,7 @@ static struct distances open_and_compare(const struct tiny_options *options, con
 
 static struct tiny_options options_of_format(enum drllm_format format) {
     struct tiny_options options = tiny_default_options();
-    const bool superblocks =
-        format == DRLLM_FORMAT_Q4_K || format == DRLLM_FORMAT_Q5_K || format == DRLLM_FORMAT_Q6_K;
+    const bool superblocks = format == DRLLM_FORMAT_Q4_K || format == DRLLM_FORMAT_Q5_K || format == DRLLM_FORMAT_Q6_K;
     if (superblocks) {
         options.n_layers = 2;
         options.d_model = 256;
@@ -492,8 +491,8 @@ static void test_open_path_fd_memory(void **state) {
             write_all(descriptor, junk, (size_t)offsets[i]);
             write_all(descriptor, file, size);
             write_all(descriptor, junk, with_size ? 100 : 0);
-            assert_int_equal(
-                drllm_model_open_fd(descriptor, offsets[i], with_size ? size : 0, NULL, &model, &error), DRLLM_OK);
+            assert_int_equal(drllm_model_open_fd(descriptor, offsets[i], with_size ? size : 0, NULL, &model, &error),
+                             DRLLM_OK);
             (void)close(descriptor);
             last_logits(model, logits, options.n_vocab);
             assert_memory_equal(logits, expected, options.n_vocab * sizeof *logits);
@@ -646,7 +645,9 @@ static void test_damaged_metadata(void **state) {
         {{.key = "llama.rope.freq_base", .kind = TINY_F32, .f32 = 0}, DRLLM_ERR_FORMAT, "freq_base"},
         {{.key = "llama.rope.freq_base", .kind = TINY_F32, .f32 = INFINITY}, DRLLM_ERR_FORMAT, "freq_base"},
         {{.key = "llama.rope.scaling.type", .kind = TINY_STRING, .string = "yarn"}, DRLLM_ERR_UNSUPPORTED, "yarn"},
-        {{.key = "llama.rope.scaling.type", .kind = TINY_STRING, .string = "longrope"}, DRLLM_ERR_UNSUPPORTED, "longrope"},
+        {{.key = "llama.rope.scaling.type", .kind = TINY_STRING, .string = "longrope"},
+         DRLLM_ERR_UNSUPPORTED,
+         "longrope"},
         {{.key = "llama.rope.scaling.factor", .kind = TINY_F32, .f32 = -2}, DRLLM_ERR_FORMAT, "factor"},
         {{.key = "llama.context_length", .kind = TINY_U32, .u32 = huge}, DRLLM_ERR_FORMAT, "context_length"},
         {{.key = "tokenizer.ggml.model", .kind = TINY_OMIT}, DRLLM_ERR_FORMAT, "tokenizer.ggml.model"},
@@ -939,15 +940,15 @@ static bool keep_text(void *user, int32_t token, const char *text, size_t size) 
 }
 
 /* Every call may fail for want of memory, once in all; then it is made again. */
-#define ONCE_MORE(n_failures, call)                         \
-    do {                                                    \
-        int status_ = (call);                               \
-        if (status_ != DRLLM_OK) {                          \
-            assert_int_equal(status_, DRLLM_ERR_MEMORY);    \
-            assert_int_equal(++(n_failures), 1);            \
-            status_ = (call);                               \
-        }                                                   \
-        assert_int_equal(status_, DRLLM_OK);                \
+#define ONCE_MORE(n_failures, call)                      \
+    do {                                                 \
+        int status_ = (call);                            \
+        if (status_ != DRLLM_OK) {                       \
+            assert_int_equal(status_, DRLLM_ERR_MEMORY); \
+            assert_int_equal(++(n_failures), 1);         \
+            status_ = (call);                            \
+        }                                                \
+        assert_int_equal(status_, DRLLM_OK);             \
     } while (0)
 
 static int open_either(const char *path, const uint8_t *file, size_t size, const struct drllm_model_params *params,

@@ -129,7 +129,7 @@ static void check_deterministic(const char *what, const struct drllm_model *mode
         unsigned n_threads;
         size_t n_chunk;
         enum split split;
-    } runs[] = {{1, 1, SPLIT_ONE_CALL},  {1, 3, SPLIT_RANDOM},  {1, 7, SPLIT_ONE_CALL}, {1, 7, SPLIT_RANDOM},
+    } runs[] = {{1, 1, SPLIT_ONE_CALL},  {1, 3, SPLIT_RANDOM},   {1, 7, SPLIT_ONE_CALL}, {1, 7, SPLIT_RANDOM},
                 {1, 0, SPLIT_SINGLE},    {1, 128, SPLIT_RANDOM}, {2, 7, SPLIT_RANDOM},   {2, 128, SPLIT_ONE_CALL},
                 {3, 17, SPLIT_ONE_CALL}, {3, 128, SPLIT_RANDOM}};
     struct drllm_model_info info;
@@ -152,7 +152,7 @@ static void test_same_numbers(void **state) {
     (void)state;
     enum { N = 100 };
     static const enum drllm_format formats[] = {DRLLM_FORMAT_Q4_0, DRLLM_FORMAT_Q4_1, DRLLM_FORMAT_Q8_0,
-                                                DRLLM_FORMAT_F16, DRLLM_FORMAT_BF16, DRLLM_FORMAT_F32};
+                                                DRLLM_FORMAT_F16,  DRLLM_FORMAT_BF16, DRLLM_FORMAT_F32};
     for (size_t i = 0; i < sizeof formats / sizeof formats[0]; i++) {
         struct tiny_options options = tiny_default_options();
         options.blocks = options.down = options.embedding = formats[i];
@@ -206,7 +206,8 @@ static void test_same_numbers_on_the_real_model(void **state) {
     int32_t tokens[N];
     tiny_random_tokens(3, tokens, N, info.n_vocab);
     float *expected = floats(N * info.n_vocab);
-    struct text_run run = {.tokens = tokens, .n_tokens = N, .n_vocab = info.n_vocab, .logits = floats(N * info.n_vocab)};
+    struct text_run run = {
+        .tokens = tokens, .n_tokens = N, .n_vocab = info.n_vocab, .logits = floats(N * info.n_vocab)};
     run_text(model, 1, 128, SPLIT_ONE_CALL, &run);
     memcpy(expected, run.logits, N * info.n_vocab * sizeof(float));
     run_text(model, 2, 0, SPLIT_ONE_CALL, &run);
@@ -732,8 +733,7 @@ static void test_misuse(void **state) {
     assert_int_equal(drllm_chat_format(NULL, &message, 1, true, text, 8, &size, &error), DRLLM_ERR_ARGUMENT);
     assert_int_equal(drllm_chat_format(loaded.model, NULL, 1, true, text, 8, &size, &error), DRLLM_ERR_ARGUMENT);
     assert_int_equal(drllm_chat_format(loaded.model, &message, 1, true, text, 8, NULL, &error), DRLLM_ERR_ARGUMENT);
-    assert_int_equal(drllm_chat_format(loaded.model, &message, 1, true, text, 8, &size, &error),
-                     DRLLM_ERR_UNSUPPORTED);
+    assert_int_equal(drllm_chat_format(loaded.model, &message, 1, true, text, 8, &size, &error), DRLLM_ERR_UNSUPPORTED);
     drllm_session_close(session);
     unload(&loaded);
 }

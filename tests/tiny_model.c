@@ -200,9 +200,9 @@ static void add_block(struct tiny_model *model, struct tiny_random *random, size
         const char *name;
         size_t cols, rows;
         enum drllm_format format;
-    } matrices[] = {{"attn_q", o->d_model, q_width, o->blocks},      {"attn_k", o->d_model, kv_width, o->blocks},
-                    {"attn_v", o->d_model, kv_width, o->blocks},     {"attn_output", q_width, o->d_model, o->blocks},
-                    {"ffn_gate", o->d_model, o->d_ff, o->blocks},    {"ffn_up", o->d_model, o->d_ff, o->blocks},
+    } matrices[] = {{"attn_q", o->d_model, q_width, o->blocks},   {"attn_k", o->d_model, kv_width, o->blocks},
+                    {"attn_v", o->d_model, kv_width, o->blocks},  {"attn_output", q_width, o->d_model, o->blocks},
+                    {"ffn_gate", o->d_model, o->d_ff, o->blocks}, {"ffn_up", o->d_model, o->d_ff, o->blocks},
                     {"ffn_down", o->d_ff, o->d_model, o->down}};
     char name[48];
     for (size_t i = 0; i < sizeof matrices / sizeof matrices[0]; i++) {

@@ -15,9 +15,10 @@ struct tiny_options {
     size_t n_vocab; /* at least TINY_FIRST_PIECE */
     size_t n_rot;   /* 0: head_dim */
     size_t n_context;
-    enum drllm_format blocks, down, embedding, head; /* down: of ffn_down, whose rows have another length. Q8C: int8 beside
+    enum drllm_format blocks, down, embedding,
+        head;    /* down: of ffn_down, whose rows have another length. Q8C: int8 beside
                                                         its scales */
-    bool untied;                                     /* a head of its own */
+    bool untied; /* a head of its own */
     bool biases;
     bool rope_freqs;
     float rope_linear; /* 0: none */
