@@ -8,8 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- Features
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Features ---- */
 
 static pthread_once_t detect_once = PTHREAD_ONCE_INIT;
 static uint64_t detected; /* kept, since cpuinfo's own answer may be restricted later */
@@ -94,8 +93,7 @@ void drllm_cpu_restrict_cpuinfo(uint64_t mask) {
 #endif
 }
 
-/* ---- Masks as text
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Masks as text ---- */
 
 static const struct {
     const char *word;
@@ -159,8 +157,7 @@ void drllm_cpu_format(uint64_t features, char *text, size_t size) {
     copy_text(text, size, length != 0 ? list : "none", length != 0 ? length : 4);
 }
 
-/* ---- Cores
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- Cores ---- */
 
 /* The first number in a small text file, or -1. "max", as in cpu.max, is -1 too. */
 static long read_numbers(const char *path, long *second) {

@@ -16,7 +16,7 @@ enum {
 };
 
 /* The formats by the number that GGUF gives them, so that a tensor's type needs no translation; Q8C is our own and
- * has no number there (see runtime/quantize.c for how a file holds it). */
+ * has no number there (see tools/quantize.c for how a file holds it). */
 enum drllm_format {
     DRLLM_FORMAT_F32 = 0,
     DRLLM_FORMAT_F16 = 1,

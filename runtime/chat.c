@@ -6,8 +6,10 @@
 
 #include <string.h>
 
-/* ---- Searching in the template
- * ------------------------------------------------------------------------------------- */
+/* Templates are searched several times over; real ones have a few thousand bytes. */
+enum { MAX_TEMPLATE_BYTES = 1 << 16 };
+
+/* ---- Searching in the template ---- */
 
 static const char *find(struct drllm_string text, const char *wanted) {
     const size_t size = strlen(wanted);
@@ -48,8 +50,7 @@ static struct drllm_string part_of(const char *text) {
     return (struct drllm_string){text, strlen(text)};
 }
 
-/* ---- Recognising
- * --------------------------------------------------------------------------------------------------- */
+/* ---- Recognising ---- */
 
 /* {{ '<|user|>\n' + message['content'] + eos_token }} and the like, from behind the tag. */
 static struct drllm_string tag_expression(struct drllm_string text, const char *tag) {
@@ -73,6 +74,9 @@ enum drllm_chat_template drllm_chat_recognise(struct drllm_string template_text)
     if (t.size == 0) {
         return DRLLM_CHAT_NONE;
     }
+    if (t.size > MAX_TEMPLATE_BYTES) {
+        return DRLLM_CHAT_UNKNOWN;
+    }
     if (contains(t, "<|im_start|>")) {
         /* Phi 4 and SmolVLM use the tag in their own ways. */
         return contains(t, "<|im_sep|>") || contains(t, "<end_of_utterance>") ? DRLLM_CHAT_UNKNOWN : DRLLM_CHAT_CHATML;
@@ -95,8 +99,7 @@ enum drllm_chat_template drllm_chat_recognise(struct drllm_string template_text)
     return DRLLM_CHAT_UNKNOWN;
 }
 
-/* ---- Writing
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Writing ---- */
 
 /* Counts; writes too when there is a text. */
 struct sink {
@@ -157,8 +160,7 @@ static bool has_role(const struct drllm_chat_message *message, const char *role)
     return strcmp(message->role, role) == 0;
 }
 
-/* ---- ChatML
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- ChatML ---- */
 
 /* The text of '<|im_start|>system\nTEXT<|im_end|>...' as the template writes it, where TEXT has no end of the string
  * in it; data NULL if there is none. *quote is the string's, or 0 outside of one. */
@@ -225,8 +227,7 @@ static void write_chatml(struct drllm_string template_text, const struct drllm_c
     }
 }
 
-/* ---- Llama 2
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Llama 2 ---- */
 
 /* BOS in front of the first message is the tokenizer's; in front of later ones it is text. */
 static int write_llama2(struct drllm_string template_text, const struct drllm_chat_message *messages, size_t n_messages,
@@ -238,6 +239,9 @@ static int write_llama2(struct drllm_string template_text, const struct drllm_ch
     const bool ends_with_space = contains(template_text, "eos_token + ' '");
     const struct drllm_chat_message *system = n_messages > 0 && has_role(&messages[0], "system") ? messages : NULL;
     const size_t first = system != NULL;
+    if (system != NULL && n_messages == 1) {
+        return drllm_fail(error, DRLLM_ERR_ARGUMENT, "this chat format has no system message without a user's");
+    }
     for (size_t i = first; i < n_messages; i++) {
         const bool user = (i - first) % 2 == 0;
         if (!has_role(&messages[i], user ? "user" : "assistant")) {
@@ -270,8 +274,7 @@ static int write_llama2(struct drllm_string template_text, const struct drllm_ch
     return DRLLM_OK;
 }
 
-/* ---- Llama 3
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Llama 3 ---- */
 
 static void put_header(struct sink *sink, const char *role) {
     put_text(sink, "<|start_header_id|>");
@@ -306,8 +309,7 @@ static void write_llama3(struct drllm_string template_text, const struct drllm_c
     }
 }
 
-/* ---- Zephyr
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Zephyr ---- */
 
 /* Does a line end behind the expression: within its last string, or in the template behind it (where -}} takes it
  * away)? */
@@ -351,8 +353,7 @@ static void write_zephyr(struct drllm_string template_text, const struct drllm_c
     }
 }
 
-/* ---- All of them
- * --------------------------------------------------------------------------------------------------- */
+/* ---- All of them ---- */
 
 static int write_all(enum drllm_chat_template chat, struct drllm_string template_text,
                      const struct drllm_chat_message *messages, size_t n_messages, bool add_assistant,

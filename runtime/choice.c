@@ -33,10 +33,7 @@ static const struct {
     {0, false},
 };
 
-static bool head_is_q8c(enum drllm_head head, enum drllm_format stored, uint64_t cpu_features) {
-    if (head != DRLLM_HEAD_AUTO) {
-        return head == DRLLM_HEAD_Q8C;
-    }
+static bool head_is_q8c(enum drllm_format stored, uint64_t cpu_features) {
     const bool four_bits = stored == DRLLM_FORMAT_Q4_0 || stored == DRLLM_FORMAT_Q4_1 || stored == DRLLM_FORMAT_Q4_K;
     for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++) {
         if ((heads[i].cpu_features & ~cpu_features) == 0) {
@@ -52,20 +49,24 @@ bool drllm_choose_format(enum drllm_format stored, size_t cols, bool is_head, en
         if (formats[i].stored != stored) {
             continue;
         }
+        choice->format = compute == DRLLM_COMPUTE_F32 ? DRLLM_FORMAT_F32 : formats[i].exact;
         choice->xnnpack = false;
         if (compute == DRLLM_COMPUTE_F32) {
-            choice->format = DRLLM_FORMAT_F32;
             return true;
         }
-        choice->format = compute == DRLLM_COMPUTE_XNNPACK ? formats[i].xnnpack : formats[i].exact;
-        if (choice->format == DRLLM_FORMAT_QB4W && !drllm_xnn_qb4w_fits(cols)) {
-            choice->format = DRLLM_FORMAT_Q8C;
+        /* XNNPACK only where it is asked for or the table says so: exact results must not depend on the build. */
+        bool wanted = compute == DRLLM_COMPUTE_XNNPACK;
+        if (is_head && head != DRLLM_HEAD_AUTO) {
+            wanted = head == DRLLM_HEAD_Q8C;
+        } else if (is_head && !wanted) {
+            wanted = head_is_q8c(stored, cpu_features);
         }
-        if (is_head && compute == DRLLM_COMPUTE_EXACT && head_is_q8c(head, stored, cpu_features)) {
-            choice->format = DRLLM_FORMAT_Q8C;
+        if (wanted) {
+            const bool int4 = compute == DRLLM_COMPUTE_XNNPACK && head != DRLLM_HEAD_Q8C &&
+                              formats[i].xnnpack == DRLLM_FORMAT_QB4W && drllm_xnn_qb4w_fits(cols);
+            choice->format = int4 ? DRLLM_FORMAT_QB4W : DRLLM_FORMAT_Q8C;
+            choice->xnnpack = drllm_xnn_available() && (int4 || drllm_xnn_q8c_fits(cols));
         }
-        choice->xnnpack = drllm_xnn_available() && (choice->format == DRLLM_FORMAT_QB4W ||
-                                                    (choice->format == DRLLM_FORMAT_Q8C && drllm_xnn_q8c_fits(cols)));
         return true;
     }
     return false;

@@ -67,7 +67,7 @@ static int read_rope(const struct drllm_gguf *gguf, struct drllm_config *config,
         (void)drllm_gguf_get_f32(gguf, "llama.rope.scale_linear", &factor);
     }
     factor = factor == 0.0f ? 1.0f : factor;
-    if (!(factor > 0.0f && factor <= 1e6f)) {
+    if (!(factor >= 1e-3f && factor <= 1e6f)) {
         return drllm_fail(error, DRLLM_ERR_FORMAT, "the rope scaling factor is out of range");
     }
     config->rope_linear_factor = (double)factor;
@@ -119,6 +119,9 @@ int drllm_config_read(const struct drllm_gguf *gguf, struct drllm_config *config
         return drllm_fail(error, DRLLM_ERR_UNSUPPORTED,
                           "heads of %zu keys and %zu values; equal numbers that are multiples of 8 are supported",
                           c.head_dim, value_length);
+    }
+    if (c.head_dim > MAX_WIDTH / c.n_heads) {
+        return drllm_fail(error, DRLLM_ERR_UNSUPPORTED, "%zu heads of %zu are too wide", c.n_heads, c.head_dim);
     }
     if (c.n_rot > c.head_dim || c.n_rot % 2 != 0) {
         return drllm_fail(error, DRLLM_ERR_FORMAT, "llama.rope.dimension_count is %zu for heads of %zu", c.n_rot,

@@ -10,6 +10,8 @@
  *   yourself.
  * - A model may be used from any number of threads and sessions at once. A session, and a sampler, belong to one
  *   thread at a time; drllm_session_cancel alone may be called from any other.
+ * - A NULL model or session is DRLLM_ERR_ARGUMENT where a status is returned; the functions that return something
+ *   else need one. A session's error text is that of its last failure until a prefill or a reset clears it.
  * - Token ids are int32_t in [0, n_vocab). Text is UTF-8 with a length in bytes; it may hold zero bytes and need not
  *   end with one. Sizes and counts are size_t.
  * - Buffer functions (tokenise, chat format, ...) always set the needed size and return DRLLM_ERR_BUFFER if the
@@ -86,7 +88,7 @@ enum drllm_head {
 struct drllm_model_params {
     struct drllm_allocator allocator; /* default: the platform's aligned allocator */
     struct drllm_log log;             /* default: none */
-    uint64_t cpu_mask; /* DRLLM_CPU_* features that may be used (platform/cpu.h); default: all. With XNNPACK
+    uint64_t cpu_mask; /* CPU features that may be used (drllm_cpu_mask_parse in drllm_os.h); default: all. With XNNPACK
                                          in use the mask of the first such model holds for the process, and another is
                                          DRLLM_ERR_STATE */
     enum drllm_compute compute;
@@ -175,7 +177,7 @@ struct drllm_session;
 
 struct drllm_session_params {
     size_t n_context;   /* most tokens that the session holds; default 2048; 0: what the model was trained for */
-    unsigned n_threads; /* default 0: one per free fast core */
+    unsigned n_threads; /* default 0: one per fast core that the process may use */
     size_t n_chunk;     /* tokens that one pass through a block takes at once; default 0: chosen by size */
     uint64_t reserved[8];
 };
@@ -187,7 +189,8 @@ int drllm_session_open(const struct drllm_model *model, const struct drllm_sessi
                        struct drllm_session **session, struct drllm_error *error);
 void drllm_session_close(struct drllm_session *session); /* NULL is allowed */
 
-/* The sentence about the last call on this session that failed; "" when none did. Valid until the next call. */
+/* The sentence about the last call on this session that failed; "" when none did since the last prefill that succeeded.
+ * Valid until the next call. */
 const char *drllm_session_last_error(const struct drllm_session *session);
 
 /* Append n_tokens >= 1 tokens and compute them; afterwards the logits of the last one are there. When it fails
@@ -198,7 +201,7 @@ int drllm_session_prefill(struct drllm_session *session, const int32_t *tokens, 
 int drllm_session_decode(struct drllm_session *session, int32_t token);
 
 /* float[n_vocab], the last token's; the session's memory, valid until the next call. NULL before the first prefill and
- * after reset, rewind or an error. */
+ * after reset, an error, or a rewind to fewer tokens. */
 const float *drllm_session_logits(const struct drllm_session *session);
 
 /* Tokens in the context, and the ids themselves (valid until the next call). */

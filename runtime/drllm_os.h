@@ -18,7 +18,7 @@ int drllm_model_open_path(const char *path, const struct drllm_model_params *par
 int drllm_model_open_fd(int descriptor, uint64_t offset, uint64_t size, const struct drllm_model_params *params,
                         struct drllm_model **model, struct drllm_error *error);
 
-/* Threads that a session takes by default: one per free fast core. */
+/* Threads that a session takes by default: one per fast core that this process may use. */
 unsigned drllm_default_threads(void);
 
 /* The CPU feature bits (platform/cpu.h) of this machine. */

@@ -8,6 +8,7 @@
 #include "runtime/session.h"
 #include "runtime/xnn_session.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { HEAD_ROWS = 16 }; /* rows of logits in memory at once */
@@ -60,6 +61,10 @@ static int reserve_attention(struct drllm_session *session, size_t n_keys) {
     }
     size_t keys = n_keys + n_keys / 2;
     keys = keys < session->n_context ? keys : session->n_context;
+    size_t scores;
+    if (!drllm_multiply(keys + DRLLM_KV_BLOCK, session->model->config.n_heads, &scores) || scores > SIZE_MAX / 16) {
+        return out_of_memory(session, "attention");
+    }
     const size_t floats = (drllm_attention_floats(&session->model->config, keys) + 15) / 16 * 16;
     if (!enlarge(session, &attention->memory, attention->floats_per_worker, floats, session->n_threads)) {
         return out_of_memory(session, "attention");
@@ -102,6 +107,12 @@ static int run_head(struct drllm_session *session, size_t first, size_t n) {
         model->vec->rms_norm(session->scratch.normed + row * d_model, session->residual + (first + row) * d_model,
                              model->output_norm, d_model, model->config.rms_eps);
     }
+    for (size_t i = 0; i < n * d_model; i++) {
+        if (!isfinite(session->scratch.normed[i])) {
+            return drllm_session_fail(session, DRLLM_ERR_FORMAT,
+                                      "the network yields values that are no numbers; the model file is damaged");
+        }
+    }
     drllm_activations_quantize(&activations, model->vec, 0, n);
     const struct drllm_product product = {.matrix = &model->head,
                                           .y = session->logits,
@@ -134,7 +145,9 @@ static int run_logits(struct drllm_session *session, size_t n, size_t first_logi
             memcpy(session->logits, session->logits + (rows - 1) * n_vocab, n_vocab * sizeof(float));
         }
     }
-    return DRLLM_OK;
+    /* A cancel that came during the last rows is for this call, not for the next. */
+    return drllm_session_take_cancel(session) ? drllm_session_fail(session, DRLLM_ERR_CANCELLED, "cancelled")
+                                              : DRLLM_OK;
 }
 
 int drllm_forward(struct drllm_session *session, const int32_t *tokens, size_t n, size_t first_logits,

@@ -27,8 +27,8 @@ static bool append(struct generation *generation, int32_t token) {
     struct pending *pending = &generation->pending;
     const struct drllm_model *model = generation->session->model;
     size_t size = 0;
-    int status =
-        drllm_token_bytes(model, token, false, pending->text + pending->size, pending->capacity - pending->size, &size);
+    char *end = pending->text == NULL ? NULL : pending->text + pending->size;
+    int status = drllm_token_bytes(model, token, false, end, pending->capacity - pending->size, &size);
     if (status == DRLLM_ERR_BUFFER) {
         const struct drllm_allocator *allocator = &generation->session->allocator;
         const size_t capacity = 2 * (pending->size + size) + 64;
@@ -48,29 +48,26 @@ static bool append(struct generation *generation, int32_t token) {
     return status == DRLLM_OK;
 }
 
-/* Where a stop string begins in text[0..size), or size. *complete: a whole one was found, otherwise the text ends in
- * what may become one. */
+/* Where the first whole stop string begins in text[0..size), *complete; otherwise where an end begins that may become one,
+ * or size. */
 static size_t find_stop(const struct drllm_generate_params *params, const char *text, size_t size, bool *complete) {
+    size_t partial_at = size;
+    *complete = false;
     for (size_t at = 0; at < size; at++) {
-        bool partial = false;
         for (size_t i = 0; i < params->n_stop; i++) {
             const size_t length = strlen(params->stop[i]);
             const size_t left = size - at;
-            if (length > 0 && memcmp(text + at, params->stop[i], left < length ? left : length) == 0) {
-                if (length <= left) {
-                    *complete = true;
-                    return at;
-                }
-                partial = true;
+            if (length == 0 || memcmp(text + at, params->stop[i], left < length ? left : length) != 0) {
+                continue;
             }
-        }
-        if (partial) {
-            *complete = false;
-            return at;
+            if (length <= left) {
+                *complete = true;
+                return at;
+            }
+            partial_at = partial_at < at ? partial_at : at;
         }
     }
-    *complete = false;
-    return size;
+    return partial_at;
 }
 
 static bool report(struct generation *generation, int32_t token, const char *text, size_t size) {
@@ -161,7 +158,10 @@ static int run(struct generation *generation, struct drllm_sampler *sampler, str
 
 static int generate(struct generation *generation, struct drllm_sampler *sampler, struct drllm_generation *result) {
     int32_t token = 0;
-    const int status = run(generation, sampler, result, &token);
+    int status = run(generation, sampler, result, &token);
+    if (status == DRLLM_OK && drllm_session_take_cancel(generation->session)) {
+        status = drllm_session_fail(generation->session, DRLLM_ERR_CANCELLED, "cancelled");
+    }
     /* What was held back turned out to be plain text, perhaps with a cut character at its end. */
     bool going_on;
     if (generation->pending.size > 0 && result->reason != DRLLM_STOP_CALLBACK &&

@@ -19,8 +19,7 @@ enum {
 
 #define CUT_OR_DAMAGED "the file is cut short or damaged; download it again"
 
-/* ---- Bytes
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Bytes ---- */
 
 struct reader {
     const uint8_t *data;
@@ -82,8 +81,7 @@ bool drllm_string_equals(struct drllm_string string, const char *text) {
     return compare_strings(string, (struct drllm_string){text, strlen(text)}) == 0;
 }
 
-/* ---- Order
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- Order ---- */
 
 /* Entries and tensors stay in the file's order. Their numbers, sorted by name, lie behind them in the same
  * allocation. */
@@ -149,8 +147,7 @@ static void sort(const struct drllm_gguf *gguf, compare_fn compare, uint32_t *or
     }
 }
 
-/* ---- Header
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Header ---- */
 
 static bool begins_with(const struct reader *file, const char *text) {
     const size_t n = strlen(text);
@@ -217,8 +214,7 @@ static int read_header(struct reader *file, struct drllm_gguf *gguf, uint64_t *n
     return DRLLM_OK;
 }
 
-/* ---- Entries
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Entries ---- */
 
 /* Bytes of a value; 0 for those without a fixed size and for unknown types. */
 static size_t value_bytes(uint32_t type) {
@@ -347,8 +343,7 @@ static int read_alignment(struct drllm_gguf *gguf, struct drllm_error *error) {
     return DRLLM_OK;
 }
 
-/* ---- Tensors
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Tensors ---- */
 
 /* The tensor's place in the file's list; its offset stays relative to the data. */
 static int read_tensor(struct reader *file, struct drllm_gguf_tensor *tensor, size_t number, size_t n_tensors,
@@ -509,8 +504,7 @@ static int read_tensors(struct reader *file, struct drllm_gguf *gguf, uint64_t n
     return status != DRLLM_OK ? status : check_order(gguf, error);
 }
 
-/* ---- Opening and asking
- * -------------------------------------------------------------------------------------------- */
+/* ---- Opening and asking ---- */
 
 int drllm_gguf_open(struct drllm_gguf *gguf, const void *data, size_t size, const struct drllm_allocator *allocator,
                     struct drllm_error *error) {

@@ -3,10 +3,6 @@
 #define DRLLM_RUNTIME_INTERNAL_H
 
 #include "runtime/drllm.h"
-#include "runtime/gguf.h"
-
-/* The file's parsed metadata and tensors; the model's, valid until it is closed. */
-const struct drllm_gguf *drllm_model_gguf(const struct drllm_model *model);
 
 /* Called during a prefill, with the residual of the pass's last token after block `layer`, and with layer ==
  * n_layers for the output of the final norm. hidden: float[d_model], valid during the call. NULL hook: none. */

@@ -215,10 +215,6 @@ void drllm_model_get_info(const struct drllm_model *model, struct drllm_model_in
     }
 }
 
-const struct drllm_gguf *drllm_model_gguf(const struct drllm_model *model) {
-    return &model->gguf;
-}
-
 /* ---- Text ---- */
 
 int drllm_tokenize(const struct drllm_model *model, const char *text, size_t size, unsigned flags, int32_t *tokens,

@@ -157,8 +157,8 @@ static int load_matrix(struct drllm_loader *loader, const char *base, size_t col
     if (choice.format != source.stored) {
         note_conversion(loader, source.stored, choice.format);
     }
-    if (!is_head && source.stored <= DRLLM_FORMAT_BF16) {
-        loader->bytes_by_format[source.stored] += source.bytes;
+    if (!is_head) {
+        loader->bytes_by_format[source.stored == DRLLM_FORMAT_Q8C ? DRLLM_FORMAT_I8 : source.stored] += source.bytes;
     }
     if (model->mapped) {
         drllm_file_forget(source.data, source.bytes);
@@ -214,8 +214,8 @@ static int load_rope(struct drllm_loader *loader) {
         return status;
     }
     for (size_t i = 0; factors != NULL && i < config->n_rot / 2; i++) {
-        if (!(factors[i] > 0.0f && factors[i] < 1e6f)) {
-            return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "rope_freqs.weight holds a factor that is not positive");
+        if (!(factors[i] >= 1e-3f && factors[i] <= 1e6f)) {
+            return drllm_fail(loader->error, DRLLM_ERR_FORMAT, "rope_freqs.weight holds a factor that is out of range");
         }
     }
     model->rope_frequency = drllm_weights_keep(loader, config->n_rot / 2, sizeof *model->rope_frequency);
@@ -259,7 +259,7 @@ static void finish(struct drllm_loader *loader) {
     for (size_t i = 1; i <= DRLLM_FORMAT_BF16; i++) {
         most = loader->bytes_by_format[i] > loader->bytes_by_format[most] ? i : most;
     }
-    model->quantization = loader->bytes_by_format[most] > 0 ? drllm_format_name((uint32_t)most) : "q8c";
+    model->quantization = drllm_format_name(most == DRLLM_FORMAT_I8 ? (uint32_t)DRLLM_FORMAT_Q8C : (uint32_t)most);
 }
 
 static int load(struct drllm_loader *loader) {

@@ -110,19 +110,24 @@ static void select_first(struct drllm_candidate *candidates, size_t n, size_t k)
     }
 }
 
-/* Each token once, however often it was said. */
+static void penalise(struct drllm_candidate *candidate, float penalty) {
+    candidate->logit = candidate->logit > 0.0f ? candidate->logit / penalty : candidate->logit * penalty;
+}
+
+/* Each token once, however often it was said: one that is done carries the complement of its id meanwhile. Candidates are
+ * still in the order of ids. */
 static void penalise_repeats(const struct drllm_session *session, const struct drllm_sampler_params *params) {
     const size_t n = session->n_tokens;
     const size_t first = params->repeat_last_n < n ? n - params->repeat_last_n : 0;
     for (size_t i = first; i < n; i++) {
-        bool seen = false;
-        for (size_t j = first; j < i && !seen; j++) {
-            seen = session->tokens[j] == session->tokens[i];
+        struct drllm_candidate *candidate = &session->candidates[session->tokens[i]];
+        if (candidate->token >= 0) {
+            penalise(candidate, params->repeat_penalty);
+            candidate->token = ~candidate->token;
         }
-        if (!seen) {
-            float *logit = &session->candidates[session->tokens[i]].logit;
-            *logit = *logit > 0.0f ? *logit / params->repeat_penalty : *logit * params->repeat_penalty;
-        }
+    }
+    for (size_t i = first; i < n; i++) {
+        session->candidates[session->tokens[i]].token = session->tokens[i];
     }
 }
 

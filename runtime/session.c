@@ -96,6 +96,7 @@ static int check_params(const struct drllm_model *model, struct drllm_session_pa
     }
     if (params->n_threads == 0) {
         params->n_threads = drllm_cpu_default_threads();
+        params->n_threads = params->n_threads < MAX_THREADS ? params->n_threads : MAX_THREADS;
     }
     if (params->n_chunk == 0) {
         params->n_chunk = DEFAULT_CHUNK;

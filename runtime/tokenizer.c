@@ -8,8 +8,7 @@
 
 #include <string.h>
 
-/* ---- Texts
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- Texts ---- */
 
 static uint32_t mix(uint64_t hash) {
     hash ^= hash >> 32;
@@ -68,8 +67,7 @@ static bool insert_text(struct drllm_tokenizer *tokenizer, int32_t id) {
     return false;
 }
 
-/* ---- Reading the metadata
- * ------------------------------------------------------------------------------------------ */
+/* ---- Reading the metadata ---- */
 
 static const struct drllm_gguf_entry *find_array(const struct drllm_gguf *gguf, const char *key, uint32_t item_type) {
     const struct drllm_gguf_entry *entry = drllm_gguf_find(gguf, key);
@@ -273,8 +271,7 @@ static int read_settings(struct drllm_tokenizer *tokenizer, const struct drllm_g
     return DRLLM_OK;
 }
 
-/* ---- The special tokens' order
- * ------------------------------------------------------------------------------------- */
+/* ---- The special tokens' order ---- */
 
 static int compare_texts(const struct drllm_token *a, const struct drllm_token *b) {
     const int order = memcmp(a->text, b->text, a->size < b->size ? a->size : b->size);
@@ -380,8 +377,7 @@ static int collect_specials(struct drllm_tokenizer *tokenizer, struct drllm_erro
     return DRLLM_OK;
 }
 
-/* ---- Opening
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Opening ---- */
 
 int drllm_tokenizer_open(const struct drllm_gguf *gguf, const struct drllm_allocator *allocator,
                          struct drllm_tokenizer **tokenizer, struct drllm_error *error) {
@@ -457,8 +453,7 @@ enum drllm_token_type drllm_tokenizer_token_type(const struct drllm_tokenizer *t
     return (enum drllm_token_type)tokenizer->tokens[token].type;
 }
 
-/* ---- Arrays that grow
- * ---------------------------------------------------------------------------------------------- */
+/* ---- Arrays that grow ---- */
 
 bool drllm_grow(const struct drllm_allocator *allocator, void **memory, size_t *capacity, size_t needed, size_t item,
                 size_t keep) {
@@ -492,8 +487,7 @@ bool drllm_ids_append(struct drllm_ids *ids, int32_t id) {
     return true;
 }
 
-/* ---- Encoding
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Encoding ---- */
 
 /* Where a special token could be in a text. */
 struct mark {
@@ -677,8 +671,7 @@ int drllm_tokenizer_encode(const struct drllm_tokenizer *tokenizer, const char *
     return status;
 }
 
-/* ---- Decoding
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Decoding ---- */
 
 static int hex_digit(char c) {
     return c >= '0' && c <= '9'   ? c - '0'

@@ -8,8 +8,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-/* ---- The vocabulary
- * ------------------------------------------------------------------------------------------------ */
+/* ---- The vocabulary ---- */
 
 /* The bytes that are no printable character of Latin-1 come from U+0100 on, in their order. */
 uint32_t drllm_byte_character(uint8_t byte) {
@@ -213,8 +212,7 @@ int drllm_bpe_open(struct drllm_tokenizer *tokenizer, const struct drllm_gguf *g
     return read_merges(tokenizer, gguf, error);
 }
 
-/* ---- Encoding
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Encoding ---- */
 
 static void look_up_pair(const void *context, struct drllm_symbol *left, const struct drllm_symbol *right) {
     const struct drllm_tokenizer *tokenizer = context;

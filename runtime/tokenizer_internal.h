@@ -66,8 +66,7 @@ struct drllm_tokenizer {
     size_t n_ends;
 };
 
-/* ---- Texts (tokenizer.c)
- * ------------------------------------------------------------------------------------------ */
+/* ---- Texts (tokenizer.c) ---- */
 
 #define DRLLM_HASH_START 0xCBF29CE484222325u
 
@@ -91,8 +90,7 @@ int32_t drllm_tokenizer_find(const struct drllm_tokenizer *tokenizer, const char
 /* GPT-2's printable character for a byte. */
 uint32_t drllm_byte_character(uint8_t byte);
 
-/* ---- Ids that grow (tokenizer.c)
- * ----------------------------------------------------------------------------------- */
+/* ---- Ids that grow (tokenizer.c) ---- */
 
 struct drllm_ids {
     const struct drllm_allocator *allocator;
@@ -105,8 +103,7 @@ bool drllm_ids_append(struct drllm_ids *ids, int32_t id); /* false: no memory */
 bool drllm_grow(const struct drllm_allocator *allocator, void **memory, size_t *capacity, size_t needed, size_t item,
                 size_t keep);
 
-/* ---- Merging (tokenizer_merge.c)
- * ----------------------------------------------------------------------------------- */
+/* ---- Merging (tokenizer_merge.c) ---- */
 
 #define DRLLM_NO_SYMBOL UINT32_MAX
 
@@ -139,8 +136,7 @@ bool drllm_merger_reserve(struct drllm_merger *merger, size_t n);
 /* Merge the n symbols; the result is the list that begins at symbol 0 and goes on by `next`. False: no memory. */
 bool drllm_merger_run(struct drllm_merger *merger, size_t n);
 
-/* ---- The two kinds
- * ------------------------------------------------------------------------------------------------- */
+/* ---- The two kinds ---- */
 
 /* Words of a text (tokenizer_pretokenize.c). */
 struct drllm_splitter {

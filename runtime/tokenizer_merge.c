@@ -32,8 +32,7 @@ bool drllm_merger_reserve(struct drllm_merger *merger, size_t n) {
     return grown;
 }
 
-/* ---- A heap with the least on top
- * ---------------------------------------------------------------------------------- */
+/* ---- A heap with the least on top ---- */
 
 static void heap_push(struct drllm_merger *merger, uint64_t item) {
     uint64_t *heap = merger->heap;
@@ -64,8 +63,7 @@ static uint64_t heap_pop(struct drllm_merger *merger) {
     return top;
 }
 
-/* ---- Merging
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Merging ---- */
 
 static void look_up(struct drllm_merger *merger, uint32_t left) {
     struct drllm_symbol *symbol = &merger->symbols[left];

@@ -45,8 +45,7 @@ bool drllm_pretokenizer_find(struct drllm_string name, enum drllm_pretokenizer *
     return false;
 }
 
-/* ---- Characters
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Characters ---- */
 
 enum kind { KIND_END, KIND_LETTER, KIND_NUMBER, KIND_SPACE, KIND_OTHER };
 
@@ -122,8 +121,7 @@ static bool is_default_punctuation(struct character c) {
     return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
 }
 
-/* ---- Words
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- Words ---- */
 
 static size_t end_of_run(const struct drllm_splitter *splitter, size_t at, size_t end, enum kind kind) {
     for (;;) {
@@ -224,8 +222,7 @@ static size_t end_of_llama3_word(const struct drllm_splitter *splitter, size_t a
     return end_of_spaces(splitter, at, end, true);
 }
 
-/* ---- Stages
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Stages ---- */
 
 /* The first stage: single digits, or runs of punctuation, and what is between them. */
 static size_t end_of_segment(const struct drllm_splitter *splitter) {

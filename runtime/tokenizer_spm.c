@@ -34,8 +34,7 @@ int drllm_spm_open(struct drllm_tokenizer *tokenizer, const struct drllm_gguf *g
     return DRLLM_OK;
 }
 
-/* ---- Encoding
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Encoding ---- */
 
 struct spm_text {
     const struct drllm_tokenizer *tokenizer;

@@ -20,7 +20,7 @@ struct drllm_loader {
     struct drllm_error *error;
     struct drllm_conversion conversions[DRLLM_MAX_CONVERSIONS];
     size_t n_conversions;
-    uint64_t bytes_by_format[DRLLM_FORMAT_BF16 + 1]; /* of the blocks' matrices as stored */
+    uint64_t bytes_by_format[DRLLM_FORMAT_BF16 + 1]; /* of the blocks' matrices as stored; q8c as I8 */
 };
 
 /* A matrix as the file holds it. */

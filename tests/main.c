@@ -27,8 +27,7 @@ bool drllm_test_is_fast(void) {
     return value != NULL && *value != '\0';
 }
 
-/* ---- Counting
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Counting ---- */
 
 static struct { size_t passed, failed, skipped; } counts;
 
@@ -74,8 +73,7 @@ void drllm_skip_test(const char *reason, const char *file, int line) {
     _skip(file, line);
 }
 
-/* ---- Random numbers
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Random numbers ---- */
 
 /* splitmix64 */
 uint32_t drllm_random(uint64_t *state) {
@@ -89,8 +87,7 @@ float drllm_random_float(uint64_t *state) {
     return (float)((int32_t)(drllm_random(state) >> 8) - (1 << 23)) * 0x1p-23f;
 }
 
-/* ---- Memory
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Memory ---- */
 
 enum { GUARD_BYTES = 256, GUARD = 0xa5 };
 
@@ -154,8 +151,7 @@ void drllm_fence_check(const struct drllm_fence *fence) {
     }
 }
 
-/* ---- Floats
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Floats ---- */
 
 bool drllm_same_float(float a, float b) {
     return drllm_f32_to_bits(a) == drllm_f32_to_bits(b) || (isnan(a) && isnan(b));
@@ -178,8 +174,7 @@ uint64_t drllm_checksum(uint64_t sum, const void *words, size_t n_words) {
     return sum;
 }
 
-/* ---- The program
- * --------------------------------------------------------------------------------------------------- */
+/* ---- The program ---- */
 
 static pid_t runner; /* children of tests are not it */
 static bool is_finished;

@@ -64,8 +64,7 @@ static char *read_bytes(const char *path, size_t *size) {
     return data;
 }
 
-/* ---- A model whose answers are known
- * ------------------------------------------------------------------------------- */
+/* ---- A model whose answers are known ---- */
 
 /* a..y are followed by the next letter and z by the end; a line end is followed by ABC and the end. */
 static void make_tiny_model(const char *path, bool has_chat_template) {
@@ -101,8 +100,7 @@ static void make_tiny_model(const char *path, bool has_chat_template) {
     tiny_model_free(&model);
 }
 
-/* ---- Running the program
- * -------------------------------------------------------------------------------------------- */
+/* ---- Running the program ---- */
 
 struct outcome {
     int code; /* exit code, or 128 + the number of the signal */
@@ -291,8 +289,7 @@ static const cJSON *list(const cJSON *json, const char *key, int size) {
     return item;
 }
 
-/* ---- Use
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- Use ---- */
 
 static const char *const commands[] = {"run",   "chat",    "score",    "perplexity", "logits",
                                        "bench", "inspect", "tokenize", "quantize"};
@@ -437,8 +434,7 @@ static void test_damaged_models(void **state) {
     free(file);
 }
 
-/* ---- Output that cannot be written
- * ---------------------------------------------------------------------------------- */
+/* ---- Output that cannot be written ---- */
 
 static void test_full_disk(void **state) {
     (void)state;
@@ -527,8 +523,7 @@ static void test_output_files(void **state) {
     closedir(directory);
 }
 
-/* ---- What the subcommands do
- * ---------------------------------------------------------------------------------------- */
+/* ---- What the subcommands do ---- */
 
 static void test_run(void **state) {
     (void)state;
@@ -881,8 +876,7 @@ static void test_quantize(void **state) {
     free(output);
 }
 
-/* ---- The real model
- * ------------------------------------------------------------------------------------------------- */
+/* ---- The real model ---- */
 
 static void test_real_answers(void **state) {
     (void)state;

@@ -176,8 +176,9 @@ static void check_generation(const char *const *script, const char *const *stop,
 
 static void test_max_tokens(void **state) {
     (void)state;
-    const char *const *script = SCRIPT("Hello", "\xE2\x96\x81world", ",", "\xE2\x96\x81how", "\xE2\x96\x81"
-                                                                                             "are");
+    const char *const *script = SCRIPT("Hello", "\xE2\x96\x81world", ",", "\xE2\x96\x81how",
+                                       "\xE2\x96\x81"
+                                       "are");
     CHECK(script, NULL, 0, "", DRLLM_STOP_MAX_TOKENS, 0);
     CHECK(script, NULL, 1, "Hello", DRLLM_STOP_MAX_TOKENS, 1);
     CHECK(script, NULL, 4, "Hello world, how", DRLLM_STOP_MAX_TOKENS, 4);
@@ -204,8 +205,8 @@ static void test_end_token(void **state) {
     assert_int_equal(result.reason, DRLLM_STOP_MAX_TOKENS);
     assert_int_equal(result.n_tokens, 7);
     /* A call for every token, also for those that end no character. */
-    const int32_t expected[] = {step_token(0), step_token(1), TINY_EOS, step_token(0), step_token(1), TINY_EOS,
-                                step_token(0)};
+    const int32_t expected[] = {step_token(0), step_token(1), TINY_EOS,     step_token(0),
+                                step_token(1), TINY_EOS,      step_token(0)};
     assert_int_equal(heard.n_calls, 7);
     assert_memory_equal(heard.tokens, expected, sizeof expected);
     close_spoken(&spoken);
@@ -303,8 +304,9 @@ static void test_whole_characters(void **state) {
     CHECK(SCRIPT("a", "\xE2\x82", "\xAC"), NULL, 2, "a\xEF\xBF\xBD", DRLLM_STOP_MAX_TOKENS, 2);
     CHECK(SCRIPT("a", "\xF0"), NULL, 9, "a\xEF\xBF\xBD", DRLLM_STOP_END, 3);
     /* Never valid. */
-    CHECK(SCRIPT("a", "\x80", "b"), NULL, 9, "a\xEF\xBF\xBD"
-                                             "b",
+    CHECK(SCRIPT("a", "\x80", "b"), NULL, 9,
+          "a\xEF\xBF\xBD"
+          "b",
           DRLLM_STOP_END, 4);
     CHECK(SCRIPT("\xE2", "\x82", "b"), NULL, 9,
           "\xEF\xBF\xBD"

@@ -18,8 +18,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-/* ---- Memory that is counted and can run out
- * ----------------------------------------------------------------------- */
+/* ---- Memory that is counted and can run out ---- */
 
 struct counted {
     size_t n_calls, fail_at; /* fail_at: the number of the call that fails; SIZE_MAX: none */
@@ -60,8 +59,7 @@ static void count_anew(void) {
     counted = (struct counted){.fail_at = SIZE_MAX};
 }
 
-/* ---- A file with everything in it
- * ---------------------------------------------------------------------------------- */
+/* ---- A file with everything in it ---- */
 
 static const float first_weights[12] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
 
@@ -131,8 +129,7 @@ static void assert_string(struct drllm_string string, const char *text) {
     assert_true(drllm_string_equals(string, text));
 }
 
-/* ---- Sound files
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Sound files ---- */
 
 static void check_values(const struct drllm_gguf *gguf) {
     assert_int_equal(gguf->n_entries, N_VALUES);
@@ -350,8 +347,7 @@ static void test_f64_range(void **state) {
     }
 }
 
-/* ---- Damaged files
- * -------------------------------------------------------------------------------------------------- */
+/* ---- Damaged files ---- */
 
 /* Open a copy of the file that has its own block of memory, so that reading past its end shows. */
 static int try_open(const void *data, size_t size, struct drllm_gguf *gguf, struct drllm_error *error) {
@@ -696,8 +692,7 @@ static void test_type_names(void **state) {
     assert_string_equal(drllm_gguf_type_name(UINT32_MAX), "unknown");
 }
 
-/* ---- Messages and memory
- * -------------------------------------------------------------------------------------------- */
+/* ---- Messages and memory ---- */
 
 static void test_format_text(void **state) {
     (void)state;
@@ -826,8 +821,7 @@ static void test_memory(void **state) {
     assert_int_equal(counted.n_live, 0);
 }
 
-/* ---- The writer
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- The writer ---- */
 
 /* A folder for one test, and a file in it. */
 struct place {

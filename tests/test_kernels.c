@@ -51,8 +51,7 @@ static const struct drllm_kernel *find_kernel(enum drllm_format format, const ch
     return NULL;
 }
 
-/* ---- Weights
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Weights ---- */
 
 enum contents {
     ORDINARY,
@@ -209,8 +208,7 @@ static void free_weights(struct weights *w) {
     free(w->packed);
 }
 
-/* ---- Activations
- * --------------------------------------------------------------------------------------------------- */
+/* ---- Activations ---- */
 
 /* Token rows for one kernel: floats, or quantised values with n_scales scales a row. */
 struct inputs {
@@ -299,8 +297,7 @@ static void check_values(const struct weights *w, const struct inputs *in, const
     }
 }
 
-/* ---- One kernel
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- One kernel ---- */
 
 /* Where a kernel's operands lie. */
 struct operands {
@@ -462,8 +459,7 @@ static void test_golden(void **state) {
     free_operands(&o);
 }
 
-/* ---- The table and the choice
- * -------------------------------------------------------------------------------------- */
+/* ---- The table and the choice ---- */
 
 static void test_table(void **state) {
     (void)state;
@@ -527,8 +523,7 @@ static void test_choose(void **state) {
     }
 }
 
-/* ---- Quantised activations
- * ----------------------------------------------------------------------------------------- */
+/* ---- Quantised activations ---- */
 
 /* One array inside `memory`, and nothing else in its place. */
 static void mark(uint8_t *taken, const void *memory, size_t size, const void *array, size_t bytes, size_t alignment) {
@@ -650,8 +645,7 @@ static void test_activations_overflow(void **state) {
     assert_int_equal(drllm_activations_bytes(SIZE_MAX / 64, SIZE_MAX / 64, DRLLM_QUANT_ROW), SIZE_MAX);
 }
 
-/* ---- Whole products
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Whole products ---- */
 
 struct product_case {
     size_t cols, n_tokens, n_products;

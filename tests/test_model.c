@@ -48,8 +48,7 @@ static struct drllm_session *open_session(const struct drllm_model *model) {
     return session;
 }
 
-/* ---- Against the reference
- * ----------------------------------------------------------------------------------------- */
+/* ---- Against the reference ---- */
 
 struct run {
     size_t n_vocab, d_model, n_layers;
@@ -227,8 +226,7 @@ static void test_f32_run_of_each_format(void **state) {
     }
 }
 
-/* ---- The formats as they run
- * --------------------------------------------------------------------------------------- */
+/* ---- The formats as they run ---- */
 
 struct log_text {
     char text[LOG_BYTES];
@@ -372,8 +370,7 @@ static void test_xnnpack_formats(void **state) {
     assert_true(open_and_compare(&options, &params).all <= 0.04);
 }
 
-/* ---- Opening
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Opening ---- */
 
 static void test_info(void **state) {
     (void)state;
@@ -582,8 +579,7 @@ static void test_close_needs_closed_sessions(void **state) {
     free(file);
 }
 
-/* ---- Damaged models
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Damaged models ---- */
 
 /* Ends the test unless opening the file fails with the status and says the word. */
 static void expect_refusal(const char *what, const uint8_t *file, size_t size, int status, const char *word) {
@@ -918,8 +914,7 @@ static void test_flipped_bytes(void **state) {
     free(file);
 }
 
-/* ---- Memory that runs out
- * ------------------------------------------------------------------------------------------ */
+/* ---- Memory that runs out ---- */
 
 enum { TEXT_BYTES = 512, N_GENERATED = 9 };
 

@@ -36,8 +36,7 @@ static int run_apart(int (*run)(void)) {
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-/* ---- Processor
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Processor ---- */
 
 static void test_masks(void **state) {
     (void)state;
@@ -183,8 +182,7 @@ static void test_default_threads(void **state) {
     assert_int_equal(run_apart(count_on_one_processor), 1);
 }
 
-/* ---- Threads
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Threads ---- */
 
 enum { MOST_TASKS = 5000, MOST_WORKERS = 16 };
 
@@ -290,8 +288,7 @@ static void test_threads_fail(void **state) {
     assert_int_equal(status, 0);
 }
 
-/* ---- Memory, clock
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Memory, clock ---- */
 
 static void test_memory(void **state) {
     (void)state;
@@ -322,8 +319,7 @@ static void test_clock(void **state) {
     assert_true(slept >= 2000000);
 }
 
-/* ---- Files
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- Files ---- */
 
 enum { FILE_BYTES = 100000 };
 

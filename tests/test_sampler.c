@@ -88,8 +88,7 @@ static struct drllm_sampler_params everything_off(void) {
     return params;
 }
 
-/* ---- The plain sampler: what the probability of each token is
- * ------------------------------------------------------- */
+/* ---- The plain sampler: what the probability of each token is ---- */
 
 static bool was_said(const struct drllm_sampler_params *params, size_t token) {
     for (size_t i = 0; i < N_HISTORY; i++) {
@@ -245,8 +244,7 @@ static void test_against_a_plain_sampler(void **state) {
     check_draws("all at once", &params);
 }
 
-/* ---- Single properties
- * ---------------------------------------------------------------------------------------------- */
+/* ---- Single properties ---- */
 
 static void test_greedy(void **state) {
     (void)state;

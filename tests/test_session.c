@@ -66,8 +66,7 @@ static float *floats(size_t n) {
     return memory;
 }
 
-/* ---- The same numbers
- * ---------------------------------------------------------------------------------------------- */
+/* ---- The same numbers ---- */
 
 /* Logits after every token of a text, however it is cut into calls. */
 struct text_run {
@@ -286,8 +285,7 @@ static void test_two_sessions_at_once(void **state) {
     unload(&loaded);
 }
 
-/* ---- The life of a context
- * ----------------------------------------------------------------------------------------- */
+/* ---- The life of a context ---- */
 
 static void test_context(void **state) {
     (void)state;
@@ -415,8 +413,7 @@ static void test_timings(void **state) {
     unload(&loaded);
 }
 
-/* ---- Hooks
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- Hooks ---- */
 
 struct seen_layers {
     size_t n_calls;
@@ -489,8 +486,7 @@ static void test_logits_hook(void **state) {
     unload(&loaded);
 }
 
-/* ---- Cancelling
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Cancelling ---- */
 
 struct canceller {
     struct drllm_session *session;
@@ -584,8 +580,7 @@ static void test_cancel(void **state) {
     unload(&loaded);
 }
 
-/* ---- Scoring
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Scoring ---- */
 
 /* ln softmax, plainly. */
 static double log_prob(const float *logits, size_t n_vocab, int32_t token) {
@@ -661,8 +656,7 @@ static void test_score(void **state) {
     unload(&loaded);
 }
 
-/* ---- Misuse
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Misuse ---- */
 
 static void test_misuse(void **state) {
     (void)state;

@@ -92,8 +92,7 @@ static const struct drllm_vec_ops *supported(void **state) {
     return vec;
 }
 
-/* ---- Element by element
- * -------------------------------------------------------------------------------------------- */
+/* ---- Element by element ---- */
 
 static void check_rms_norm(const struct drllm_vec_ops *vec, size_t n, enum contents contents, struct drllm_fence *x,
                            struct drllm_fence *weight, struct drllm_fence *y) {
@@ -235,8 +234,7 @@ static void test_to_f16(void **state) {
     }
 }
 
-/* ---- Quantisation
- * -------------------------------------------------------------------------------------------------- */
+/* ---- Quantisation ---- */
 
 /* Values that lie exactly between two integers, or on the edges of the definition. */
 static void fill_group(float *x, size_t group, uint64_t *random, size_t kind) {
@@ -372,8 +370,7 @@ static void test_quantize_not_finite(void **state) {
     free_quantised(&expected);
 }
 
-/* ---- Attention
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- Attention ---- */
 
 struct attention_case {
     size_t n_rows, n_keys, head_dim;
@@ -554,8 +551,7 @@ static void test_exp_lanes(void **state) {
     }
 }
 
-/* ---- The portable functions against double
- * ------------------------------------------------------------------------- */
+/* ---- The portable functions against double ---- */
 
 static void check_exp(float x) {
     const double exact = exp((double)x);

@@ -26,6 +26,7 @@
     X(model)                 \
     X(session)               \
     X(sampler)               \
+    X(generate)              \
     X(cli)
 
 #define DRLLM_TEST_DECLARE(name) int drllm_test_##name(void);
@@ -35,8 +36,7 @@ DRLLM_TEST_GROUPS(DRLLM_TEST_DECLARE)
 /* Whether --fast was given: only tests that need no big model, and seconds in all. */
 bool drllm_test_is_fast(void);
 
-/* ---- Counting
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Counting ---- */
 
 /* cmocka_run_group_tests_name, and the tests are added to the runner's counts. Returns the number of failures. */
 #define drllm_run_group(name, tests, setup, teardown) \
@@ -51,15 +51,13 @@ __attribute__((noreturn)) void drllm_skip_test(const char *reason, const char *f
 #undef skip
 #define skip() drllm_skip_test(NULL, __FILE__, __LINE__)
 
-/* ---- Random numbers, the same on every machine
- * --------------------------------------------------------------------- */
+/* ---- Random numbers, the same on every machine ---- */
 
 uint32_t drllm_random(uint64_t *state);
 /* In [-1, 1), a multiple of 2^-23. */
 float drllm_random_float(uint64_t *state);
 
-/* ---- Memory
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Memory ---- */
 
 /* A buffer with an inaccessible page right behind its end (or right in front of it), and guard bytes on the other
  * side. */
@@ -83,8 +81,7 @@ const void *drllm_fence_copy(struct drllm_fence *fence, const void *bytes, size_
 void drllm_fence_check(const struct drllm_fence *fence);
 void drllm_fence_free(struct drllm_fence *fence);
 
-/* ---- Floats
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Floats ---- */
 
 /* The same bits, or NaN both. */
 bool drllm_same_float(float a, float b);

@@ -13,8 +13,7 @@ static void *must_allocate(size_t count, size_t size) {
     return memory;
 }
 
-/* ---- Random numbers
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Random numbers ---- */
 
 /* splitmix64 */
 uint64_t tiny_random_u64(struct tiny_random *random) {
@@ -45,8 +44,7 @@ void tiny_random_tokens(uint64_t seed, int32_t *tokens, size_t n_tokens, size_t 
     }
 }
 
-/* ---- Tensors
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Tensors ---- */
 
 static struct tiny_tensor *add_tensor(struct tiny_model *model, const char *name, uint32_t type, size_t n_dims,
                                       size_t cols, size_t rows, size_t size) {
@@ -176,8 +174,7 @@ static void add_matrix(struct tiny_model *model, struct tiny_random *random, con
     free(values);
 }
 
-/* ---- The model
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- The model ---- */
 
 struct tiny_options tiny_default_options(void) {
     return (struct tiny_options){.n_layers = 3,
@@ -308,8 +305,7 @@ void tiny_model_add(struct tiny_model *model, const char *name, uint32_t type, s
     (void)add_tensor(model, name, type, 2, cols, rows, size);
 }
 
-/* ---- The file
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- The file ---- */
 
 struct metadata {
     struct gguf_writer writer;
@@ -453,8 +449,7 @@ uint8_t *tiny_model_file(const struct tiny_options *options, size_t *size) {
     return file;
 }
 
-/* ---- The reference: as the paper reads, in double precision
- * --------------------------------------------------------- */
+/* ---- The reference: as the paper reads, in double precision ---- */
 
 static const float *block_values(const struct tiny_model *model, size_t layer, const char *name, const char *what) {
     char full[96];
@@ -668,8 +663,7 @@ void tiny_model_reference(const struct tiny_model *model, size_t group, const in
     free(normed);
 }
 
-/* ---- Counted memory
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Counted memory ---- */
 
 enum { IN_FRONT = 64 };
 

@@ -88,8 +88,7 @@ uint8_t *tiny_model_file(const struct tiny_options *options, size_t *size);
 void tiny_model_reference(const struct tiny_model *model, size_t group, const int32_t *tokens, size_t n_tokens,
                           double *logits, double *hidden);
 
-/* ---- Random numbers, the same everywhere
- * --------------------------------------------------------------------------- */
+/* ---- Random numbers, the same everywhere ---- */
 
 struct tiny_random {
     uint64_t state;
@@ -99,8 +98,7 @@ double tiny_random_uniform(struct tiny_random *random); /* [0, 1) */
 float tiny_random_normal(struct tiny_random *random);
 void tiny_random_tokens(uint64_t seed, int32_t *tokens, size_t n_tokens, size_t n_vocab);
 
-/* ---- Memory that is counted and can run out
- * ------------------------------------------------------------------------ */
+/* ---- Memory that is counted and can run out ---- */
 
 struct tiny_counted {
     size_t n_calls, fail_at; /* fail_at: the number of the call that fails, from 0; SIZE_MAX: none */

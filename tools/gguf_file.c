@@ -26,8 +26,7 @@ static void store(uint8_t *bytes, uint64_t value, size_t n) {
     }
 }
 
-/* ---- Changes
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Changes ---- */
 
 /* A new entry whose value has `size` bytes, which the caller fills in; NULL without memory. */
 static uint8_t *add(struct drllm_gguf_changes *changes, const char *key, uint32_t type, uint32_t item_type,
@@ -130,8 +129,7 @@ static const struct drllm_gguf_entry *find_change(const struct drllm_gguf_change
     return NULL;
 }
 
-/* ---- Bytes
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Bytes ---- */
 
 struct output {
     FILE *file; /* NULL: only count */
@@ -177,8 +175,7 @@ static void put_entry(struct output *output, const struct drllm_gguf_entry *entr
     put(output, entry->data, entry->size);
 }
 
-/* ---- The file
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- The file ---- */
 
 struct plan {
     const struct drllm_gguf_file *file;
