@@ -280,10 +280,10 @@ struct drllm_generation {
 };
 
 /* Sample, report, decode, until something of the above stops it. Needs logits (STATE), so call prefill first. Text
- * that might be the beginning of a stop string is held back until it is clear. A cut character at the end comes out
- * as U+FFFD. The context then holds the prompt and the sampled tokens, but for the last one when nothing had to be
- * computed after it. result may be NULL. On CANCELLED, MEMORY or SYSTEM the text so far has been reported and result
- * is set. */
+ * that might be the beginning of a stop string is held back until it is clear; a whole one stops at once. A cut
+ * character at the end comes out as U+FFFD. The context then holds the prompt and the sampled tokens, but for the
+ * last one when nothing had to be computed after it. result may be NULL. On CANCELLED, MEMORY or SYSTEM the text so
+ * far has been reported and result is set. */
 int drllm_session_generate(struct drllm_session *session, struct drllm_sampler *sampler,
                            const struct drllm_generate_params *params, struct drllm_generation *result);
 

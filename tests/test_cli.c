@@ -3,12 +3,6 @@
  *
  * Environment: DRLLM_TEST_PROGRAM is the program; without it these tests are skipped. DRLLM_TEST_EMULATOR: words to
  * put in front, such as "qemu-aarch64 -cpu max". */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-
 #include "tests/tests.h"
 #include "tests/tiny_model.h"
 

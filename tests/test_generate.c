@@ -16,7 +16,8 @@
 
 enum { MOST_STEPS = 48, N_VOCAB = TINY_FIRST_PIECE + MOST_STEPS, TEXT_BYTES = 4096, MOST_CALLS = 512 };
 
-/* ---- Models with a script ------------------------------------------------------------------------------------------- */
+/* ---- Models with a script
+ * ------------------------------------------------------------------------------------------- */
 
 struct spoken {
     uint8_t *file;
@@ -92,7 +93,8 @@ static struct drllm_sampler greedy(void) {
     return sampler;
 }
 
-/* ---- What was said -------------------------------------------------------------------------------------------------- */
+/* ---- What was said
+ * -------------------------------------------------------------------------------------------------- */
 
 struct heard {
     char text[TEXT_BYTES];
@@ -172,7 +174,8 @@ static void check_generation(const char *const *script, const char *const *stop,
     check_generation(script, stop, max_tokens, &(const struct expected){text, reason, n_tokens})
 #define SCRIPT(...) ((const char *const[]){__VA_ARGS__, NULL})
 
-/* ---- Ends ---------------------------------------------------------------------------------------------------------- */
+/* ---- Ends
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static void test_max_tokens(void **state) {
     (void)state;
@@ -255,7 +258,8 @@ static void test_going_on(void **state) {
     close_spoken(&spoken);
 }
 
-/* ---- Stop strings --------------------------------------------------------------------------------------------------- */
+/* ---- Stop strings
+ * --------------------------------------------------------------------------------------------------- */
 
 static void test_stop_strings(void **state) {
     (void)state;
@@ -272,10 +276,11 @@ static void test_stop_strings(void **state) {
     CHECK(SCRIPT("say ", "STO", "P"), stop, 2, "say STO", DRLLM_STOP_MAX_TOKENS, 2);
     CHECK(SCRIPT("a", "a", "a", "b", "c"), SCRIPT("aab"), 9, "a", DRLLM_STOP_STRING, 4);
     CHECK(SCRIPT("abab", "abac", "x"), SCRIPT("ababac"), 9, "ab", DRLLM_STOP_STRING, 2);
-    /* Several: the one that begins first. */
+    /* Several: the one that begins first among the whole ones. */
     CHECK(SCRIPT("one two three"), SCRIPT("three", "two"), 9, "one ", DRLLM_STOP_STRING, 1);
-    CHECK(SCRIPT("abc", "X"), SCRIPT("abcX", "bc"), 9, "", DRLLM_STOP_STRING, 2);
-    CHECK(SCRIPT("abc", "Y"), SCRIPT("abcX", "bc"), 9, "a", DRLLM_STOP_STRING, 2);
+    CHECK(SCRIPT("abcX", "Y"), SCRIPT("bc", "abcX"), 9, "", DRLLM_STOP_STRING, 1);
+    CHECK(SCRIPT("abc", "X"), SCRIPT("abcX", "bc"), 9, "a", DRLLM_STOP_STRING, 1); /* does not wait for the other */
+    CHECK(SCRIPT("ab", "c"), SCRIPT("abX", "bc"), 9, "a", DRLLM_STOP_STRING, 2);
     CHECK(SCRIPT("x", "\n", "\n", "y"), SCRIPT("\n\n", "y"), 9, "x", DRLLM_STOP_STRING, 3);
     /* No string at all never comes. */
     CHECK(SCRIPT("abc", "d"), SCRIPT(""), 9, "abcd", DRLLM_STOP_END, 3);
@@ -287,14 +292,8 @@ static void test_stop_strings(void **state) {
           "\xF0\x9F\x98\x80", DRLLM_STOP_STRING, 5);
 }
 
-/* The answer ends while the beginning of one stop string holds back another that is whole. */
-static void test_stop_string_held_back(void **state) {
-    (void)state;
-    CHECK(SCRIPT("abc"), SCRIPT("abcX", "bc"), 9, "a", DRLLM_STOP_STRING, 2);
-    CHECK(SCRIPT("abc", "d"), SCRIPT("abcX", "bc"), 1, "a", DRLLM_STOP_STRING, 1);
-}
-
-/* ---- Characters ----------------------------------------------------------------------------------------------------- */
+/* ---- Characters
+ * ----------------------------------------------------------------------------------------------------- */
 
 static void test_whole_characters(void **state) {
     (void)state;
@@ -318,7 +317,8 @@ static void test_whole_characters(void **state) {
           DRLLM_STOP_END, 3);
 }
 
-/* ---- Callbacks and cancelling --------------------------------------------------------------------------------------- */
+/* ---- Callbacks and cancelling
+ * --------------------------------------------------------------------------------------- */
 
 static void test_callback_stops(void **state) {
     (void)state;
@@ -451,11 +451,15 @@ static void test_misuse(void **state) {
 
 int drllm_test_generate(void) {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_max_tokens),       cmocka_unit_test(test_end_token),
-        cmocka_unit_test(test_context_end),      cmocka_unit_test(test_going_on),
-        cmocka_unit_test(test_stop_strings),     cmocka_unit_test(test_stop_string_held_back),
-        cmocka_unit_test(test_whole_characters), cmocka_unit_test(test_callback_stops),
-        cmocka_unit_test(test_cancel),           cmocka_unit_test(test_cancel_from_another_thread),
+        cmocka_unit_test(test_max_tokens),
+        cmocka_unit_test(test_end_token),
+        cmocka_unit_test(test_context_end),
+        cmocka_unit_test(test_going_on),
+        cmocka_unit_test(test_stop_strings),
+        cmocka_unit_test(test_whole_characters),
+        cmocka_unit_test(test_callback_stops),
+        cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_cancel_from_another_thread),
         cmocka_unit_test(test_misuse),
     };
     return drllm_run_group("generate", tests, NULL, NULL);

@@ -1056,6 +1056,9 @@ static void test_memory_runs_out(void **state) {
     (void)state;
     struct tiny_options options = tiny_default_options();
     options.n_layers = 2;
+    options.d_model = options.d_ff = 32;
+    options.n_heads = 2;
+    options.n_kv_heads = 1;
     options.blocks = options.embedding = DRLLM_FORMAT_Q4_1;
     options.down = DRLLM_FORMAT_Q5_0; /* converted */
     options.biases = true;
@@ -1074,8 +1077,9 @@ static void test_memory_runs_out_with_xnnpack(void **state) {
         drllm_skip("this build has no XNNPACK");
     }
     struct tiny_options options = tiny_default_options();
-    options.n_layers = 2;
-    options.blocks = DRLLM_FORMAT_Q4_0;
+    options.n_layers = 1;
+    options.blocks = options.down = DRLLM_FORMAT_Q4_0;
+    options.d_ff = 64;
     options.embedding = DRLLM_FORMAT_Q8_0;
     struct drllm_model_params params = one_thread(DRLLM_COMPUTE_EXACT);
     params.head = DRLLM_HEAD_Q8C;

@@ -27,6 +27,7 @@
     X(session)               \
     X(sampler)               \
     X(generate)              \
+    X(parity)                \
     X(cli)
 
 #define DRLLM_TEST_DECLARE(name) int drllm_test_##name(void);
