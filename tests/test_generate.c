@@ -16,8 +16,7 @@
 
 enum { MOST_STEPS = 48, N_VOCAB = TINY_FIRST_PIECE + MOST_STEPS, TEXT_BYTES = 4096, MOST_CALLS = 512 };
 
-/* ---- Models with a script
- * ------------------------------------------------------------------------------------------- */
+/* ---- Models with a script ---- */
 
 struct spoken {
     uint8_t *file;
@@ -93,8 +92,7 @@ static struct drllm_sampler greedy(void) {
     return sampler;
 }
 
-/* ---- What was said
- * -------------------------------------------------------------------------------------------------- */
+/* ---- What was said ---- */
 
 struct heard {
     char text[TEXT_BYTES];
@@ -174,18 +172,15 @@ static void check_generation(const char *const *script, const char *const *stop,
     check_generation(script, stop, max_tokens, &(const struct expected){text, reason, n_tokens})
 #define SCRIPT(...) ((const char *const[]){__VA_ARGS__, NULL})
 
-/* ---- Ends
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- Ends ---- */
 
 static void test_max_tokens(void **state) {
     (void)state;
-    const char *const *script = SCRIPT("Hello", "\xE2\x96\x81world", ",", "\xE2\x96\x81how",
-                                       "\xE2\x96\x81"
-                                       "are");
+    const char *const *script = SCRIPT("Hello", "\xE2\x96\x81world", ",", "\xE2\x96\x81how", "\xE2\x96\x81is");
     CHECK(script, NULL, 0, "", DRLLM_STOP_MAX_TOKENS, 0);
     CHECK(script, NULL, 1, "Hello", DRLLM_STOP_MAX_TOKENS, 1);
     CHECK(script, NULL, 4, "Hello world, how", DRLLM_STOP_MAX_TOKENS, 4);
-    CHECK(script, NULL, 5, "Hello world, how are", DRLLM_STOP_MAX_TOKENS, 5);
+    CHECK(script, NULL, 5, "Hello world, how is", DRLLM_STOP_MAX_TOKENS, 5);
 }
 
 static void test_end_token(void **state) {
@@ -258,8 +253,7 @@ static void test_going_on(void **state) {
     close_spoken(&spoken);
 }
 
-/* ---- Stop strings
- * --------------------------------------------------------------------------------------------------- */
+/* ---- Stop strings ---- */
 
 static void test_stop_strings(void **state) {
     (void)state;
@@ -292,8 +286,7 @@ static void test_stop_strings(void **state) {
           "\xF0\x9F\x98\x80", DRLLM_STOP_STRING, 5);
 }
 
-/* ---- Characters
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- Characters ---- */
 
 static void test_whole_characters(void **state) {
     (void)state;
@@ -317,8 +310,7 @@ static void test_whole_characters(void **state) {
           DRLLM_STOP_END, 3);
 }
 
-/* ---- Callbacks and cancelling
- * --------------------------------------------------------------------------------------- */
+/* ---- Callbacks and cancelling ---- */
 
 static void test_callback_stops(void **state) {
     (void)state;

@@ -34,8 +34,7 @@ static const struct golden {
 };
 enum { N_PROMPTS = sizeof goldens / sizeof goldens[0] };
 
-/* ---- The model, opened once for each way to compute
- * ------------------------------------------------------------------ */
+/* ---- The model, opened once for each way to compute ---- */
 
 static struct drllm_model *models[3]; /* by enum drllm_compute */
 
@@ -82,8 +81,7 @@ static struct drllm_session *open_session(const struct drllm_model *model) {
     return session;
 }
 
-/* ---- Files of the reference
- * ----------------------------------------------------------------------------------------- */
+/* ---- Files of the reference ---- */
 
 /* The whole file with a zero behind it, to be freed; the test is skipped when there is no reference. */
 static char *read_reference(const char *name, size_t *size) {
@@ -126,8 +124,7 @@ static float *read_reference_floats(const char *name, size_t count) {
     return (float *)(void *)text;
 }
 
-/* ---- Distances
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Distances ---- */
 
 static double log_sum(const float *logits) {
     double most = -INFINITY, total = 0.0;
@@ -168,8 +165,7 @@ static double length(const float *x) {
     return sqrt(squares);
 }
 
-/* ---- Prompts
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Prompts ---- */
 
 struct after_prompt {
     float logits[N_VOCAB];
@@ -302,8 +298,7 @@ static void test_blocks_f32(void **state) {
     }
 }
 
-/* ---- Choices
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Choices ---- */
 
 /* As much JSON as the reference needs: behind "key":, the numbers of a list, or of a list of lists, whose ends go to
  * `ends`. Returns how many numbers. */
@@ -417,8 +412,7 @@ static void test_scores_f32(void **state) {
     check_scores(DRLLM_COMPUTE_F32, 0.01, 0.01, 0.01);
 }
 
-/* ---- Perplexity
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Perplexity ---- */
 
 struct losses {
     const int32_t *chunk;
@@ -442,7 +436,7 @@ static void test_perplexity(void **state) {
     size_t size, n_tokens = 0;
     char *text = read_reference("alice.txt", &size);
     const struct drllm_model *model = get_model(DRLLM_COMPUTE_EXACT);
-    int32_t *tokens = malloc(size * sizeof *tokens);
+    int32_t *tokens = malloc((size + 1) * sizeof *tokens);
     assert_non_null(tokens);
     assert_int_equal(drllm_tokenize(model, text, size, 0, tokens, size, &n_tokens, NULL), DRLLM_OK);
     struct drllm_session *session = open_session(model);

