@@ -1,0 +1,34 @@
+/* What the NEON kernels of every extension share: the sizes of tiles and of packed groups. For their files only. */
+#ifndef DRLLM_QUANT_MATMUL_NEON_H
+#define DRLLM_QUANT_MATMUL_NEON_H
+
+#include "quant/matmul_kernels.h"
+
+#include <arm_neon.h>
+
+/* Tile sizes reach the helpers as constants, so that their loops unroll and the arrays live in registers. */
+#define INLINE static inline __attribute__((always_inline))
+
+enum { R = DRLLM_PANEL_ROWS, STEP_BYTES = 4 * R, HALF_BYTES = STEP_BYTES / 2, TILE_PANELS = 2, TILE_TOKENS = 4 };
+
+INLINE bool is_int4(enum drllm_format format) {
+    return format == DRLLM_FORMAT_Q4_0 || format == DRLLM_FORMAT_Q4_1;
+}
+
+/* Bytes of scales and minima before a group's weights. */
+INLINE size_t header_bytes(enum drllm_format format) {
+    return format == DRLLM_FORMAT_Q8C ? 0 : format == DRLLM_FORMAT_Q4_1 ? 4 * R : 2 * R;
+}
+
+INLINE size_t group_bytes(enum drllm_format format) {
+    return header_bytes(format) + (is_int4(format) ? R * DRLLM_GROUP / 2 : R * DRLLM_GROUP);
+}
+
+/* Packed fields need not be aligned for their type. */
+INLINE void load_f16x8(const uint8_t *p, float32x4_t out[2]) {
+    const float16x8_t halves = vreinterpretq_f16_u8(vld1q_u8(p));
+    out[0] = vcvt_f32_f16(vget_low_f16(halves));
+    out[1] = vcvt_high_f32_f16(halves);
+}
+
+#endif
