@@ -20,20 +20,16 @@ struct attention_run {
     float scale;
 };
 
-static size_t round_up(size_t n) {
-    return (n + DRLLM_KV_BLOCK - 1) / DRLLM_KV_BLOCK * DRLLM_KV_BLOCK;
-}
-
 /* Rows of scores stay inside a core's cache. */
 static size_t tile_tokens(const struct drllm_config *config, size_t n_keys) {
     const size_t group = config->n_heads / config->n_kv_heads;
-    const size_t tokens = SCORE_BYTES / sizeof(float) / (round_up(n_keys) * group);
+    const size_t tokens = SCORE_BYTES / sizeof(float) / (drllm_kv_round_up(n_keys) * group);
     return tokens < 1 ? 1 : tokens > MAX_TILE_TOKENS ? MAX_TILE_TOKENS : tokens;
 }
 
 size_t drllm_attention_floats(const struct drllm_config *config, size_t max_keys) {
     const size_t group = config->n_heads / config->n_kv_heads;
-    const size_t most_scores = SCORE_BYTES / sizeof(float) + round_up(max_keys) * group;
+    const size_t most_scores = SCORE_BYTES / sizeof(float) + drllm_kv_round_up(max_keys) * group;
     return MAX_TILE_TOKENS * group * (2 * config->head_dim + 1) + most_scores;
 }
 
@@ -96,7 +92,7 @@ static void run_tile(void *context, size_t worker, size_t index) {
     const size_t n_tokens = left < run->tile_tokens ? left : run->tile_tokens;
     const size_t n_rows = n_tokens * group;
     const size_t n_keys = run->first + first_token + n_tokens;
-    const size_t padded_keys = round_up(n_keys);
+    const size_t padded_keys = drllm_kv_round_up(n_keys);
 
     float *queries = session->attention.memory + worker * session->attention.floats_per_worker;
     float *outputs = queries + MAX_TILE_TOKENS * group * head_dim;

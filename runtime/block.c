@@ -228,8 +228,9 @@ int drllm_block_run(struct drllm_session *session, size_t layer, size_t slot, fl
     const struct drllm_model *model = session->model;
     const struct drllm_config *config = &model->config;
     for (size_t start = 0; start < n; start += session->scratch.n_chunk) {
-        if (drllm_session_take_cancel(session)) {
-            return drllm_session_fail(session, DRLLM_ERR_CANCELLED, "cancelled");
+        const int status = drllm_session_check_cancel(session);
+        if (status != DRLLM_OK) {
+            return status;
         }
         const size_t left = n - start;
         struct chunk chunk = {.session = session,

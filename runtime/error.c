@@ -1,9 +1,10 @@
 #include "runtime/error.h"
 
+#include "runtime/utf8.h"
+
 #include <string.h>
 
-/* ---- Formatting ---------------------------------------------------------------------------------------------------
- */
+/* ---- Formatting ---- */
 
 struct writer {
     char *text;
@@ -96,46 +97,16 @@ size_t drllm_format_text(char *text, size_t size, const char *format, ...) {
     return length;
 }
 
-/* ---- What may be shown --------------------------------------------------------------------------------------------
- */
-
-/* Bytes of the character at text[0 .. size), 0 if there is no valid one. */
-static size_t character_bytes(const uint8_t *text, size_t size) {
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000}; /* that needs so many bytes */
-    size_t n = 0;
-    uint32_t code = 0;
-    if (text[0] < 0x80) {
-        return 1;
-    }
-    if (text[0] >= 0xC0 && text[0] < 0xE0) {
-        n = 2;
-        code = text[0] & 0x1Fu;
-    } else if (text[0] >= 0xE0 && text[0] < 0xF0) {
-        n = 3;
-        code = text[0] & 0x0Fu;
-    } else if (text[0] >= 0xF0 && text[0] < 0xF8) {
-        n = 4;
-        code = text[0] & 0x07u;
-    }
-    if (n == 0 || n > size) {
-        return 0;
-    }
-    for (size_t i = 1; i < n; i++) {
-        if ((text[i] & 0xC0) != 0x80) {
-            return 0;
-        }
-        code = (code << 6) | (text[i] & 0x3Fu);
-    }
-    const bool surrogate = code >= 0xD800 && code <= 0xDFFF;
-    return code >= least[n] && code <= 0x10FFFF && !surrogate ? n : 0;
-}
+/* ---- What may be shown ---- */
 
 /* Control characters, the two-byte ones included, could steer the terminal that shows the message. */
 static void make_printable(char *text, size_t length, bool cut) {
     size_t i = 0;
     while (i < length) {
         const uint8_t *at = (const uint8_t *)text + i;
-        const size_t n = character_bytes(at, length - i);
+        bool whole;
+        const size_t read = drllm_utf8_character(text + i, length - i, &whole);
+        const size_t n = whole ? read : 0;
         if (n == 0 && cut && at[0] >= 0xC0 && length - i < 4) {
             text[i] = '\0'; /* a character that was cut with the rest */
             return;

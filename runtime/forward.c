@@ -131,10 +131,10 @@ static int run_logits(struct drllm_session *session, size_t n, size_t first_logi
     const size_t step = session->scratch.n_chunk < HEAD_ROWS ? session->scratch.n_chunk : (size_t)HEAD_ROWS;
     for (size_t row = first_logits; row < n; row += step) {
         const size_t rows = n - row < step ? n - row : step;
-        if (drllm_session_take_cancel(session)) {
-            return drllm_session_fail(session, DRLLM_ERR_CANCELLED, "cancelled");
+        int status = drllm_session_check_cancel(session);
+        if (status == DRLLM_OK) {
+            status = run_head(session, row, rows);
         }
-        int status = run_head(session, row, rows);
         for (size_t i = 0; i < rows && status == DRLLM_OK && hook != NULL; i++) {
             status = hook(user, row + i, session->logits + i * n_vocab);
         }
@@ -146,8 +146,7 @@ static int run_logits(struct drllm_session *session, size_t n, size_t first_logi
         }
     }
     /* A cancel that came during the last rows is for this call, not for the next. */
-    return drllm_session_take_cancel(session) ? drllm_session_fail(session, DRLLM_ERR_CANCELLED, "cancelled")
-                                              : DRLLM_OK;
+    return drllm_session_check_cancel(session);
 }
 
 int drllm_forward(struct drllm_session *session, const int32_t *tokens, size_t n, size_t first_logits,

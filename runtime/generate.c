@@ -48,8 +48,8 @@ static bool append(struct generation *generation, int32_t token) {
     return status == DRLLM_OK;
 }
 
-/* Where the first whole stop string begins in text[0..size), *complete; otherwise where an end begins that may become one,
- * or size. */
+/* Where the first whole stop string begins in text[0..size), *complete; otherwise where an end begins that may
+ * become one, or size. */
 static size_t find_stop(const struct drllm_generate_params *params, const char *text, size_t size, bool *complete) {
     size_t partial_at = size;
     *complete = false;
@@ -128,10 +128,10 @@ static int run(struct generation *generation, struct drllm_sampler *sampler, str
     struct drllm_session *session = generation->session;
     bool stopped = false;
     while (result->n_tokens < generation->params->max_tokens) {
-        if (drllm_session_take_cancel(session)) {
-            return drllm_session_fail(session, DRLLM_ERR_CANCELLED, "cancelled");
+        int status = drllm_session_check_cancel(session);
+        if (status == DRLLM_OK) {
+            status = drllm_session_sample(session, sampler, token);
         }
-        int status = drllm_session_sample(session, sampler, token);
         if (status != DRLLM_OK) {
             return status;
         }
@@ -159,8 +159,8 @@ static int run(struct generation *generation, struct drllm_sampler *sampler, str
 static int generate(struct generation *generation, struct drllm_sampler *sampler, struct drllm_generation *result) {
     int32_t token = 0;
     int status = run(generation, sampler, result, &token);
-    if (status == DRLLM_OK && drllm_session_take_cancel(generation->session)) {
-        status = drllm_session_fail(generation->session, DRLLM_ERR_CANCELLED, "cancelled");
+    if (status == DRLLM_OK) {
+        status = drllm_session_check_cancel(generation->session);
     }
     /* What was held back turned out to be plain text, perhaps with a cut character at its end. */
     bool going_on;

@@ -41,10 +41,6 @@ void drllm_kvcache_free(struct drllm_kvcache *cache) {
     cache->slots = NULL;
 }
 
-static size_t round_up(size_t n, size_t unit) {
-    return (n + unit - 1) / unit * unit;
-}
-
 static int slot_grow(const struct drllm_kvcache *cache, struct drllm_kv_slot *slot, size_t capacity, size_t n_used) {
     const size_t bytes = position_bytes(cache);
     struct drllm_kv_slot grown = {.capacity = capacity};
@@ -55,11 +51,11 @@ static int slot_grow(const struct drllm_kvcache *cache, struct drllm_kv_slot *sl
         return DRLLM_ERR_MEMORY;
     }
     if (n_used > 0) {
-        memcpy(grown.keys, slot->keys, round_up(n_used, DRLLM_KV_BLOCK) * bytes);
+        memcpy(grown.keys, slot->keys, drllm_kv_round_up(n_used) * bytes);
         memcpy(grown.values, slot->values, n_used * bytes);
     }
     /* The rest of the last block of keys is read, and its scores thrown away, before it is written. */
-    const size_t end = round_up(n_used, DRLLM_KV_BLOCK);
+    const size_t end = drllm_kv_round_up(n_used);
     memset((unsigned char *)grown.keys + end * bytes, 0, (capacity - end) * bytes);
     slot_free(cache, slot);
     *slot = grown;
@@ -77,7 +73,7 @@ int drllm_kvcache_reserve(struct drllm_kvcache *cache, size_t n_positions, size_
         size_t capacity = slot->capacity + slot->capacity / 2;
         capacity = capacity > n_positions ? capacity : n_positions;
         capacity = capacity < cache->max_positions ? capacity : cache->max_positions;
-        capacity = round_up(capacity > LEAST ? capacity : LEAST, DRLLM_KV_BLOCK);
+        capacity = drllm_kv_round_up(capacity > LEAST ? capacity : LEAST);
         const int status = slot_grow(cache, slot, capacity, n_used);
         if (status != DRLLM_OK) {
             return status;

@@ -10,6 +10,11 @@
 
 enum { DRLLM_KV_BLOCK = 8 };
 
+/* n positions rounded up to whole blocks of keys. */
+static inline size_t drllm_kv_round_up(size_t n) {
+    return (n + DRLLM_KV_BLOCK - 1) / DRLLM_KV_BLOCK * DRLLM_KV_BLOCK;
+}
+
 struct drllm_kv_slot {
     void *keys;
     void *values;

@@ -114,8 +114,8 @@ static void penalise(struct drllm_candidate *candidate, float penalty) {
     candidate->logit = candidate->logit > 0.0f ? candidate->logit / penalty : candidate->logit * penalty;
 }
 
-/* Each token once, however often it was said: one that is done carries the complement of its id meanwhile. Candidates are
- * still in the order of ids. */
+/* Each token once, however often it was said: one that is done carries the complement of its id meanwhile.
+ * Candidates are still in the order of ids. */
 static void penalise_repeats(const struct drllm_session *session, const struct drllm_sampler_params *params) {
     const size_t n = session->n_tokens;
     const size_t first = params->repeat_last_n < n ? n - params->repeat_last_n : 0;

@@ -91,8 +91,8 @@ int drllm_session_score(struct drllm_session *session, const int32_t *prompt, si
     for (size_t i = 0; i < n_choices && status == DRLLM_OK; i++) {
         status = score_choice(session, prompt_logits, &choices[i]);
     }
-    if (status == DRLLM_OK && drllm_session_take_cancel(session)) {
-        status = drllm_session_fail(session, DRLLM_ERR_CANCELLED, "cancelled");
+    if (status == DRLLM_OK) {
+        status = drllm_session_check_cancel(session);
     }
     if (status == DRLLM_OK) {
         memcpy(session->logits, prompt_logits, n_vocab * sizeof *prompt_logits);

@@ -183,9 +183,13 @@ const char *drllm_session_last_error(const struct drllm_session *session) {
     return session->error.detail;
 }
 
-bool drllm_session_take_cancel(struct drllm_session *session) {
-    return atomic_load_explicit(&session->cancelled, memory_order_relaxed) &&
-           atomic_exchange(&session->cancelled, false);
+int drllm_session_check_cancel(struct drllm_session *session) {
+    /* The plain load comes first, since it is asked for every chunk of every block. */
+    if (!atomic_load_explicit(&session->cancelled, memory_order_relaxed) ||
+        !atomic_exchange(&session->cancelled, false)) {
+        return DRLLM_OK;
+    }
+    return drllm_session_fail(session, DRLLM_ERR_CANCELLED, "cancelled");
 }
 
 void drllm_session_cancel(struct drllm_session *session) {

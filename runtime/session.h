@@ -89,7 +89,7 @@ void drllm_attention_run(struct drllm_session *session, size_t slot, size_t n, s
 /* Floats of scratch that one worker needs. */
 size_t drllm_attention_floats(const struct drllm_config *config, size_t max_keys);
 
-/* True, once, after drllm_session_cancel. */
-bool drllm_session_take_cancel(struct drllm_session *session);
+/* CANCELLED, with the session's error set, once after drllm_session_cancel; otherwise DRLLM_OK. */
+int drllm_session_check_cancel(struct drllm_session *session);
 
 #endif

@@ -2,7 +2,6 @@
  * 3-7. */
 #include "runtime/utf8.h"
 
-#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -26,11 +25,11 @@ static bool goes_on(uint8_t first, size_t at, uint8_t byte) {
     return byte >= low && byte <= high;
 }
 
-/* How many of the bytes belong to the character that text[0] begins; *whole tells if it is all there. At least 1. */
-static size_t read_character(const uint8_t *text, size_t size, bool *whole) {
-    const size_t wanted = character_size(text[0]);
+size_t drllm_utf8_character(const char *text, size_t size, bool *whole) {
+    const uint8_t *bytes = (const uint8_t *)text;
+    const size_t wanted = character_size(bytes[0]);
     size_t n = 1;
-    while (n < wanted && n < size && goes_on(text[0], n, text[n])) {
+    while (n < wanted && n < size && goes_on(bytes[0], n, bytes[n])) {
         n++;
     }
     *whole = n == wanted;
@@ -38,13 +37,12 @@ static size_t read_character(const uint8_t *text, size_t size, bool *whole) {
 }
 
 size_t drllm_utf8_complete(const char *text, size_t size) {
-    const uint8_t *bytes = (const uint8_t *)text;
     /* The last three bytes may be the beginning of one of four. */
     for (size_t back = 1; back <= 3 && back <= size; back++) {
-        const uint8_t *last = bytes + size - back;
-        if (character_size(*last) > 1) {
+        const char *last = text + size - back;
+        if (character_size((uint8_t)*last) > 1) {
             bool whole = false;
-            const size_t n = read_character(last, back, &whole);
+            const size_t n = drllm_utf8_character(last, back, &whole);
             return !whole && n == back ? size - back : size;
         }
     }
@@ -55,7 +53,7 @@ size_t drllm_utf8_sanitise(const char *text, size_t size, char *out) {
     size_t written = 0;
     for (size_t at = 0; at < size;) {
         bool whole = false;
-        const size_t n = read_character((const uint8_t *)text + at, size - at, &whole);
+        const size_t n = drllm_utf8_character(text + at, size - at, &whole);
         const size_t n_written = whole ? n : 3;
         memcpy(out + written, whole ? text + at : "\xEF\xBF\xBD", n_written);
         at += n;

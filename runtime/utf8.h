@@ -2,7 +2,12 @@
 #ifndef DRLLM_RUNTIME_UTF8_H
 #define DRLLM_RUNTIME_UTF8_H
 
+#include <stdbool.h>
 #include <stddef.h>
+
+/* How many of the bytes belong to the character that text[0] begins, size >= 1; *whole tells if it is all there and
+ * valid. At least 1. */
+size_t drllm_utf8_character(const char *text, size_t size, bool *whole);
 
 /* Bytes of text[0..size) up to which it can be shown: all but a trailing sequence that is the valid beginning of a
  * longer character. Invalid bytes elsewhere count as shown. */

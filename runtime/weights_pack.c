@@ -69,8 +69,8 @@ struct pack_job {
     size_t panel_bytes;
     size_t panels_per_task;
     size_t n_panels;
-    unsigned char
-        *scratch; /* per worker: 8 rows as floats, 8 rows in the run format, 8 scales; NULL without conversion */
+    /* Per worker: 8 scales, a row as floats, 8 rows in the run format; NULL without conversion. */
+    unsigned char *scratch;
     size_t scratch_bytes;
     size_t run_row_bytes;
     atomic_bool bad_weights;
