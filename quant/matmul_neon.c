@@ -99,127 +99,28 @@ INLINE void dots_int8(const uint8_t *q, const int8_t *const x[TILE_TOKENS], size
     }
 }
 
-INLINE void dots(enum drllm_format format, const uint8_t *q, const struct drllm_q8_row *x, size_t column,
-                 size_t n_tokens, int32x4_t dot[TILE_TOKENS][2]) {
+INLINE void add_dots(enum drllm_format format, const uint8_t *q, const struct drllm_q8_row *x, size_t column,
+                     size_t n_tokens, int32x4_t dot[TILE_TOKENS][2]) {
     const int8_t *in[TILE_TOKENS];
     for (size_t t = 0; t < n_tokens; t++) {
         in[t] = x[t].q + column;
     }
+    int32x4_t sum[TILE_TOKENS][2];
     if (is_int4(format)) {
-        dots_int4(q, in, n_tokens, dot);
+        dots_int4(q, in, n_tokens, sum);
     } else {
-        dots_int8(q, in, n_tokens, dot);
+        dots_int8(q, in, n_tokens, sum);
+    }
+    for (size_t t = 0; t < n_tokens; t++) {
+        dot[t][0] = vaddq_s32(dot[t][0], sum[t][0]);
+        dot[t][1] = vaddq_s32(dot[t][1], sum[t][1]);
     }
 }
 
-/* q4_0, q4_1, q8_0 */
-INLINE void tile_grouped(enum drllm_format format, const uint8_t *panels, size_t panel_bytes, size_t n_panels,
-                         size_t n_groups, const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
-    float32x4_t acc[TILE_PANELS][TILE_TOKENS][2];
-    for (size_t p = 0; p < n_panels; p++) {
-        for (size_t t = 0; t < n_tokens; t++) {
-            acc[p][t][0] = acc[p][t][1] = vdupq_n_f32(0.0f);
-        }
-    }
-    for (size_t g = 0; g < n_groups; g++) {
-        for (size_t p = 0; p < n_panels; p++) {
-            const uint8_t *w = panels + p * panel_bytes + g * group_bytes(format);
-            int32x4_t dot[TILE_TOKENS][2];
-            dots(format, w + header_bytes(format), x, g * DRLLM_GROUP, n_tokens, dot);
-            float32x4_t d[2];
-            load_f16x8(w, d);
-            for (size_t t = 0; t < n_tokens; t++) {
-                for (size_t half = 0; half < 2; half++) {
-                    if (format == DRLLM_FORMAT_Q4_0) { /* stored nibbles are 8 more than the weights */
-                        dot[t][half] = vsubq_s32(dot[t][half], vdupq_n_s32(8 * x[t].sum[g]));
-                    }
-                    const float32x4_t scale = vmulq_n_f32(d[half], x[t].scale[g]);
-                    acc[p][t][half] = vaddq_f32(acc[p][t][half], vmulq_f32(vcvtq_f32_s32(dot[t][half]), scale));
-                }
-            }
-            if (format == DRLLM_FORMAT_Q4_1) {
-                float32x4_t m[2];
-                load_f16x8(w + 2 * R, m);
-                for (size_t t = 0; t < n_tokens; t++) {
-                    for (size_t half = 0; half < 2; half++) {
-                        acc[p][t][half] = vaddq_f32(acc[p][t][half], vmulq_n_f32(m[half], x[t].ssum[g]));
-                    }
-                }
-            }
-        }
-    }
-    for (size_t p = 0; p < n_panels; p++) {
-        for (size_t t = 0; t < n_tokens; t++) {
-            vst1q_f32(y + t * ldy + p * R, acc[p][t][0]);
-            vst1q_f32(y + t * ldy + p * R + 4, acc[p][t][1]);
-        }
-    }
-}
+#include "quant/matmul_neon_tiles.inc"
 
-/* q8c: one integer sum over the whole row */
-INLINE void tile_row(const uint8_t *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
-                     const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
-    const size_t bytes = group_bytes(DRLLM_FORMAT_Q8C);
-    int32x4_t acc[TILE_PANELS][TILE_TOKENS][2];
-    for (size_t p = 0; p < n_panels; p++) {
-        for (size_t t = 0; t < n_tokens; t++) {
-            acc[p][t][0] = acc[p][t][1] = vdupq_n_s32(0);
-        }
-    }
-    for (size_t g = 0; g < n_groups; g++) {
-        for (size_t p = 0; p < n_panels; p++) {
-            int32x4_t dot[TILE_TOKENS][2];
-            dots(DRLLM_FORMAT_Q8C, panels + p * panel_bytes + g * bytes, x, g * DRLLM_GROUP, n_tokens, dot);
-            for (size_t t = 0; t < n_tokens; t++) {
-                acc[p][t][0] = vaddq_s32(acc[p][t][0], dot[t][0]);
-                acc[p][t][1] = vaddq_s32(acc[p][t][1], dot[t][1]);
-            }
-        }
-    }
-    for (size_t p = 0; p < n_panels; p++) {
-        const uint8_t *scales = panels + p * panel_bytes + n_groups * bytes;
-        for (size_t half = 0; half < 2; half++) {
-            const float32x4_t d = vreinterpretq_f32_u8(vld1q_u8(scales + half * 16));
-            for (size_t t = 0; t < n_tokens; t++) {
-                const float32x4_t scale = vmulq_n_f32(d, x[t].scale[0]);
-                vst1q_f32(y + t * ldy + p * R + half * 4, vmulq_f32(vcvtq_f32_s32(acc[p][t][half]), scale));
-            }
-        }
-    }
-}
-
-INLINE void tile_q8(enum drllm_format format, const uint8_t *panels, size_t panel_bytes, size_t n_panels,
-                    size_t n_groups, const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
-    if (format == DRLLM_FORMAT_Q8C) {
-        tile_row(panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
-    } else {
-        tile_grouped(format, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
-    }
-}
-
-INLINE void matmul_q8(enum drllm_format format, const void *panels, size_t panel_bytes, size_t n_panels,
-                      size_t n_groups, const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
-    const size_t tile_tokens = is_int4(format) ? TILE_TOKENS : 3; /* four of int8 would not fit the registers */
-    const uint8_t *w = panels;
-    if (n_tokens == 1) { /* two panels keep enough sums in flight */
-        for (; n_panels >= 2; n_panels -= 2, w += 2 * panel_bytes, y += 2 * R) {
-            tile_q8(format, w, panel_bytes, 2, n_groups, x, 1, y, ldy);
-        }
-    }
-    for (size_t p = 0; p < n_panels; p++, w += panel_bytes, y += R) {
-        size_t t = 0;
-        for (; t + tile_tokens <= n_tokens; t += tile_tokens) {
-            tile_q8(format, w, panel_bytes, 1, n_groups, x + t, tile_tokens, y + t * ldy, ldy);
-        }
-        if (n_tokens - t >= 2) {
-            tile_q8(format, w, panel_bytes, 1, n_groups, x + t, 2, y + t * ldy, ldy);
-            t += 2;
-        }
-        if (n_tokens - t == 1) {
-            tile_q8(format, w, panel_bytes, 1, n_groups, x + t, 1, y + t * ldy, ldy);
-        }
-    }
-}
+/* Four tokens of int8 would not fit the registers. */
+enum { TILE_TOKENS_INT8 = 3 };
 
 /* One column's weights of the 8 rows. */
 INLINE void load_column(enum drllm_format format, const uint8_t *p, float32x4_t w[2]) {
@@ -287,22 +188,22 @@ INLINE void matmul_float(enum drllm_format format, const void *panels, size_t pa
 
 void drllm_matmul_q4_0_neon(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
                             const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
-    matmul_q8(DRLLM_FORMAT_Q4_0, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
+    matmul_q8(DRLLM_FORMAT_Q4_0, TILE_TOKENS, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
 }
 
 void drllm_matmul_q4_1_neon(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
                             const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
-    matmul_q8(DRLLM_FORMAT_Q4_1, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
+    matmul_q8(DRLLM_FORMAT_Q4_1, TILE_TOKENS, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
 }
 
 void drllm_matmul_q8_0_neon(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
                             const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
-    matmul_q8(DRLLM_FORMAT_Q8_0, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
+    matmul_q8(DRLLM_FORMAT_Q8_0, TILE_TOKENS_INT8, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
 }
 
 void drllm_matmul_q8c_neon(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
                            const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
-    matmul_q8(DRLLM_FORMAT_Q8C, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
+    matmul_q8(DRLLM_FORMAT_Q8C, TILE_TOKENS_INT8, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
 }
 
 void drllm_matmul_f32_neon(const void *panels, size_t panel_bytes, size_t n_panels, size_t cols, const float *x,
