@@ -39,3 +39,36 @@ void drllm_release(const struct drllm_allocator *allocator, void *memory, size_t
         allocator->release(allocator->user, memory, count * size);
     }
 }
+
+struct drllm_kept {
+    struct drllm_kept *next;
+    void *memory;
+    size_t size;
+};
+
+void *drllm_keep(const struct drllm_allocator *allocator, struct drllm_kept **kept, size_t count, size_t size) {
+    size_t bytes;
+    if (!drllm_multiply(count, size, &bytes)) {
+        return NULL;
+    }
+    struct drllm_kept *entry = drllm_allocate(allocator, 1, sizeof *entry);
+    if (entry == NULL) {
+        return NULL;
+    }
+    *entry = (struct drllm_kept){.next = *kept, .memory = drllm_allocate(allocator, bytes, 1), .size = bytes};
+    if (entry->memory == NULL) {
+        drllm_release(allocator, entry, 1, sizeof *entry);
+        return NULL;
+    }
+    *kept = entry;
+    return entry->memory;
+}
+
+void drllm_release_kept(const struct drllm_allocator *allocator, struct drllm_kept **kept) {
+    while (*kept != NULL) {
+        struct drllm_kept *entry = *kept;
+        *kept = entry->next;
+        drllm_release(allocator, entry->memory, entry->size, 1);
+        drllm_release(allocator, entry, 1, sizeof *entry);
+    }
+}

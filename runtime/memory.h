@@ -17,4 +17,10 @@ void drllm_release(const struct drllm_allocator *allocator, void *memory, size_t
 bool drllm_multiply(size_t a, size_t b, size_t *product);
 bool drllm_add_sizes(size_t a, size_t b, size_t *sum);
 
+/* Memory that lives as long as its owner, who releases it all at once: a list, newest first, that begins as NULL. */
+struct drllm_kept;
+/* As drllm_allocate; the memory joins the list. */
+void *drllm_keep(const struct drllm_allocator *allocator, struct drllm_kept **kept, size_t count, size_t size);
+void drllm_release_kept(const struct drllm_allocator *allocator, struct drllm_kept **kept);
+
 #endif

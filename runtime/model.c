@@ -100,7 +100,7 @@ static int load(struct drllm_model *model, const void *data, size_t size, const 
 
 static void destroy(struct drllm_model *model) {
     const struct drllm_allocator allocator = model->allocator;
-    drllm_model_release_weights(model);
+    drllm_release_kept(&allocator, &model->kept);
     drllm_tokenizer_close(model->tokenizer);
     drllm_gguf_close(&model->gguf);
     drllm_release(&allocator, model->name, model->name_bytes, 1);
@@ -173,7 +173,7 @@ int drllm_model_close(struct drllm_model *model) {
     if (model == NULL) {
         return DRLLM_OK;
     }
-    if (atomic_load(&model->n_sessions) != 0) {
+    if (atomic_load(&model->n_users) != 0) {
         return DRLLM_ERR_STATE;
     }
     destroy(model);

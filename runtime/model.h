@@ -37,7 +37,7 @@ struct drllm_embedding {
     size_t row_bytes;
 };
 
-struct drllm_allocation;
+struct drllm_kept;
 struct drllm_file;
 
 struct drllm_model {
@@ -61,21 +61,20 @@ struct drllm_model {
     struct drllm_matrix head;           /* [n_vocab][d_model] */
     double *rope_frequency;             /* [n_rot / 2] */
 
-    struct drllm_allocation *allocations; /* everything that the weights own, newest first */
-    struct drllm_file *file;              /* the mapping to undo, NULL for a caller's memory */
-    bool mapped;                          /* the data is a file mapping, whose pages may be dropped once read */
+    struct drllm_kept *kept; /* everything that the weights own */
+    struct drllm_file *file; /* the mapping to undo, NULL for a caller's memory */
+    bool mapped;             /* the data is a file mapping, whose pages may be dropped once read */
 
     char *name; /* zero-terminated general.name */
     size_t name_bytes;
     const char *quantization;
     uint64_t n_params;
     uint64_t weight_bytes;
-    _Atomic size_t n_sessions;
+    _Atomic size_t n_users; /* open sessions and routers */
 };
 
 /* model_weights.c: find, check, convert and pack every tensor. The config must be read. */
 int drllm_model_load_weights(struct drllm_model *model, unsigned n_threads, struct drllm_error *error);
-void drllm_model_release_weights(struct drllm_model *model);
 
 /* The open of drllm.h with a mapping that the model takes over (also when it fails). */
 int drllm_model_open_mapped(struct drllm_file *file, const struct drllm_model_params *params,

@@ -145,7 +145,7 @@ int drllm_session_open(const struct drllm_model *model, const struct drllm_sessi
     /* Only the count of sessions in the model ever changes. */
     opened->model = (struct drllm_model *)model;
     opened->allocator = model->allocator;
-    atomic_fetch_add(&opened->model->n_sessions, 1);
+    atomic_fetch_add(&opened->model->n_users, 1);
     status = session_build(opened, &checked, error);
     if (status != DRLLM_OK) {
         drllm_session_close(opened);
@@ -174,7 +174,7 @@ void drllm_session_close(struct drllm_session *session) {
     drllm_release(&allocator, session->candidates, config->n_vocab, sizeof *session->candidates);
     drllm_release(&allocator, session->tokens, session->n_context, sizeof *session->tokens);
     drllm_release(&allocator, session, 1, sizeof *session);
-    atomic_fetch_sub(&model->n_sessions, 1);
+    atomic_fetch_sub(&model->n_users, 1);
 }
 
 /* ---- The context ---- */

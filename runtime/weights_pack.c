@@ -7,40 +7,8 @@
 
 #include <string.h>
 
-struct drllm_allocation {
-    struct drllm_allocation *next;
-    void *memory;
-    size_t size;
-};
-
 void *drllm_weights_keep(struct drllm_loader *loader, size_t count, size_t size) {
-    struct drllm_model *model = loader->model;
-    size_t bytes;
-    if (!drllm_multiply(count, size, &bytes)) {
-        return NULL;
-    }
-    struct drllm_allocation *allocation = drllm_allocate(&model->allocator, 1, sizeof *allocation);
-    if (allocation == NULL) {
-        return NULL;
-    }
-    allocation->memory = drllm_allocate(&model->allocator, bytes, 1);
-    if (allocation->memory == NULL) {
-        drllm_release(&model->allocator, allocation, 1, sizeof *allocation);
-        return NULL;
-    }
-    allocation->size = bytes;
-    allocation->next = model->allocations;
-    model->allocations = allocation;
-    return allocation->memory;
-}
-
-void drllm_model_release_weights(struct drllm_model *model) {
-    while (model->allocations != NULL) {
-        struct drllm_allocation *allocation = model->allocations;
-        model->allocations = allocation->next;
-        drllm_release(&model->allocator, allocation->memory, allocation->size, 1);
-        drllm_release(&model->allocator, allocation, 1, sizeof *allocation);
-    }
+    return drllm_keep(&loader->model->allocator, &loader->model->kept, count, size);
 }
 
 int drllm_weights_out_of_memory(const struct drllm_loader *loader, const char *name) {
