@@ -105,7 +105,7 @@ struct drllm_model_params drllm_model_default_params(void);
 int drllm_model_open_memory(const void *data, size_t size, const struct drllm_model_params *params,
                             struct drllm_model **model, struct drllm_error *error);
 
-/* DRLLM_ERR_STATE, and nothing happens, while sessions of the model are open. NULL is allowed. */
+/* DRLLM_ERR_STATE, and nothing happens, while sessions or routers of the model are open. NULL is allowed. */
 int drllm_model_close(struct drllm_model *model);
 
 enum drllm_chat_template {
@@ -171,6 +171,56 @@ struct drllm_chat_message {
 int drllm_chat_format(const struct drllm_model *model, const struct drllm_chat_message *messages, size_t n_messages,
                       bool add_assistant, char *text, size_t capacity, size_t *size, struct drllm_error *error);
 
+/* ---- Layer programs --------------------------------------------------------------------------------------------- */
+
+/* A program says how often each block runs: uint8_t counts[n_layers], where 0 skips the block, 1 executes it and 2
+ * executes it twice in a row. All ones is full depth; all zeros hands the embedding straight to the output head. Every
+ * execution has its own keys and values in the cache.
+ *
+ * As text it names the blocks that run, in rising order: "0-9,11-14,15x2,16-29"; "none" if none does. */
+
+/* Strict: rising blocks below n_layers, no blanks, no suffix but x2. "" is read as "none". Errors: ARGUMENT, and
+ * counts[n_layers] is unchanged. */
+int drllm_program_parse(const char *text, size_t n_layers, uint8_t *counts, struct drllm_error *error);
+
+/* The shortest text: neighbours of equal count are one range. It is zero-terminated, and *size includes the zero;
+ * 8 bytes a block suffice up to 999 blocks. Errors: ARGUMENT (a count above 2), BUFFER. */
+int drllm_program_format(const uint8_t *counts, size_t n_layers, char *text, size_t capacity, size_t *size);
+
+/* ---- Routers ---------------------------------------------------------------------------------------------------- */
+
+/* A set of routers, one ahead of each block (Dr.LLM, arXiv 2510.12773): from the hidden states of the prompt there,
+ * averaged over W = min(8, T) windows of floor(T / W) tokens, a small network says skip, execute or repeat.
+ * Immutable and shared like a model: any number of sessions and threads. */
+struct drllm_routers;
+
+/* Read a router file (a GGUF file of its own, see runtime/router_file.h) that lies at data[0 .. size); the bytes are not
+ * needed afterwards. The weights run as int8, on XNNPACK where it is built in and works, otherwise on this library's
+ * kernels; with DRLLM_COMPUTE_F32 they run as floats. Errors: FORMAT (damaged, NaN weights, no router file), UNSUPPORTED,
+ * ARGUMENT (made for another model), MEMORY. A file for another quantisation of the model, or one that does not say
+ * which model it is for but has its shapes, is opened with a warning to the model's log. */
+int drllm_routers_open_memory(const struct drllm_model *model, const void *data, size_t size,
+                              struct drllm_routers **routers, struct drllm_error *error);
+
+/* DRLLM_ERR_STATE, and nothing happens, while a session uses them. They must be closed before their model. NULL is
+ * allowed. */
+int drllm_routers_close(struct drllm_routers *routers);
+
+struct drllm_routers_info {
+    const char *name;               /* zero-terminated, the routers'; "" where the file says nothing */
+    const char *model_name;         /* of the model that they were trained with */
+    const char *model_quantization; /* of its weights then, "q4_1" */
+    const char *training;           /* the record of the training, a JSON object */
+    const char *backend;            /* of the products, "xnnpack" */
+    size_t n_windows, n_hidden;
+    size_t weight_bytes;
+    bool names_model;              /* the file holds a fingerprint, which is this model's */
+    size_t n_calibration;          /* rows of the table for save_layers; 0: there is none */
+    float least_saved, most_saved; /* mean layers saved at its ends */
+    uint64_t reserved[8];
+};
+void drllm_routers_get_info(const struct drllm_routers *routers, struct drllm_routers_info *info);
+
 /* ---- Sessions --------------------------------------------------------------------------------------------------- */
 
 struct drllm_session;
@@ -193,11 +243,14 @@ void drllm_session_close(struct drllm_session *session); /* NULL is allowed */
  * Valid until the next call. */
 const char *drllm_session_last_error(const struct drllm_session *session);
 
-/* Append n_tokens >= 1 tokens and compute them; afterwards the logits of the last one are there. When it fails
- * (ARGUMENT: an id out of range; CONTEXT_FULL; MEMORY; CANCELLED; SYSTEM) the context is as long as before. */
+/* Append n_tokens >= 1 tokens, a prompt or a turn of a conversation, and compute them; afterwards the logits of the last
+ * one are there. The depth (drllm_session_set_depth) decides which blocks run. When it fails (ARGUMENT: an id out of
+ * range; CONTEXT_FULL; MEMORY; CANCELLED; SYSTEM) the context is as long as before, under the program that it had; what
+ * was lost of its keys and values is computed again by the next call. */
 int drllm_session_prefill(struct drllm_session *session, const int32_t *tokens, size_t n_tokens);
 
-/* The same for one token; the step of a generation. */
+/* Append one token and compute it under the program of the context; the step of a generation. In an empty context it is
+ * a prefill. */
 int drllm_session_decode(struct drllm_session *session, int32_t token);
 
 /* float[n_vocab], the last token's; the session's memory, valid until the next call. NULL before the first prefill and
@@ -220,10 +273,64 @@ void drllm_session_cancel(struct drllm_session *session);
 struct drllm_timings {
     uint64_t n_prefill, n_decode; /* tokens computed in calls of several tokens, of one token */
     uint64_t prefill_ns, decode_ns;
-    uint64_t kv_bytes; /* allocated for keys and values now */
-    uint64_t reserved[8];
+    uint64_t kv_bytes;  /* allocated for keys and values now */
+    uint64_t router_ns; /* of prefill_ns (and of decode_ns), spent on deciding */
+    uint64_t reserved[7];
 };
 void drllm_session_get_timings(const struct drllm_session *session, struct drllm_timings *timings);
+
+/* ---- Depth ------------------------------------------------------------------------------------------------------ */
+
+enum drllm_depth_kind {
+    DRLLM_DEPTH_FULL = 0,   /* every block once; the default */
+    DRLLM_DEPTH_STATIC = 1, /* a given program */
+    DRLLM_DEPTH_ROUTED = 2  /* routers decide for each prompt */
+};
+
+enum drllm_reroute {
+    DRLLM_REROUTE_TURN = 0, /* each prefill decides again, over all tokens so far and the new ones */
+    DRLLM_REROUTE_NEVER = 1 /* what was decided for an empty context holds until the context is empty again */
+};
+
+struct drllm_depth {
+    enum drllm_depth_kind kind;
+    const uint8_t *program;              /* STATIC: counts[n_layers], copied */
+    const struct drllm_routers *routers; /* ROUTED: for the session's model; used until another depth is set */
+    /* ROUTED, at most one of the two:
+     * The knob of the paper, in [-1, 1]; default -0.5, the routers alone. Below, probabilities move from always-skip
+     * at -1 to the routers' own; above, to always-execute at 0.5 and on to always-repeat at 1. */
+    float router_p;
+    /* Layers to save on average, at least 0; default -1: off. Looked up in the file's calibration table, so that more
+     * asked is never less saved on the questions that the table was measured on. */
+    float save_layers;
+    /* Neither lets the first or the last block be skipped that its router would run. */
+    enum drllm_reroute reroute;
+    uint64_t reserved[8];
+};
+struct drllm_depth drllm_depth_default(void);
+
+/* How deep the next prefill runs. The tokens in the context keep their program until then; if the next prefill comes
+ * to another one, it computes them again under it, in the same pass. Errors: ARGUMENT (a count above 2, routers of
+ * another model, a budget out of range), STATE (save_layers without a table in the file), MEMORY, SYSTEM; the depth is
+ * then as before. */
+int drllm_session_set_depth(struct drllm_session *session, const struct drllm_depth *depth);
+
+/* The program of the tokens in the context: counts[n_layers]. STATE while there are none. */
+int drllm_session_get_program(const struct drllm_session *session, uint8_t *counts);
+
+struct drllm_decision {
+    uint8_t count;   /* as in the program */
+    float logits[3]; /* of the router: skip, execute, repeat, averaged over the windows */
+    /* ln(p(chosen) / p(the next likely)) after the budget, INFINITY where the budget leaves no choice */
+    float margin;
+};
+/* What the routers decided for the tokens in the context: decisions[n_layers]. Logits and margins are 0 where the
+ * program was given. STATE while there are no tokens. */
+int drllm_session_get_decisions(const struct drllm_session *session, struct drllm_decision *decisions);
+
+/* Blocks that a pass saves: n_layers less the executions; negative if more are repeated than skipped. STATE while there
+ * are no tokens. */
+int drllm_session_get_layers_saved(const struct drllm_session *session, int *saved);
 
 /* ---- Sampling and generation ------------------------------------------------------------------------------------ */
 
@@ -295,8 +402,8 @@ struct drllm_choice {
     double log_prob; /* out: sum of ln p(token | prompt, choice so far) */
 };
 
-/* How likely each choice is after the prompt. The context must be empty (STATE otherwise); the prompt is computed
- * once and is all that the context holds afterwards, with its logits. Errors as for prefill; log_prob is then
+/* How likely each choice is after the prompt. The context must be empty (STATE otherwise); the prompt is computed and
+ * routed once, all choices run under its program, and it is all that the context holds afterwards, with its logits. Errors as for prefill; log_prob is then
  * unspecified. */
 int drllm_session_score(struct drllm_session *session, const int32_t *prompt, size_t n_prompt,
                         struct drllm_choice *choices, size_t n_choices);

@@ -18,6 +18,12 @@ int drllm_model_open_path(const char *path, const struct drllm_model_params *par
 int drllm_model_open_fd(int descriptor, uint64_t offset, uint64_t size, const struct drllm_model_params *params,
                         struct drllm_model **model, struct drllm_error *error);
 
+/* Read a router file; it is closed again before this returns. Besides the errors of drllm_routers_open_memory: IO. */
+int drllm_routers_open_path(const struct drllm_model *model, const char *path, struct drllm_routers **routers,
+                            struct drllm_error *error);
+int drllm_routers_open_fd(const struct drllm_model *model, int descriptor, uint64_t offset, uint64_t size,
+                          struct drllm_routers **routers, struct drllm_error *error);
+
 /* Threads that a session takes by default: one per fast core that this process may use. */
 unsigned drllm_default_threads(void);
 
