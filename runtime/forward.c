@@ -1,7 +1,9 @@
-/* One pass: embed, run every block over all tokens of the pass, then the head for the rows that are asked for.
+/* One pass: embed, run every block as often as the program says over all tokens of the pass, then the head for the rows
+ * that are asked for.
  *
- * Blocks are the outer loop and chunks of tokens the inner one (block.c), because what is ahead of a block may want
- * to see the whole prompt there. */
+ * Blocks are the outer loop and chunks of tokens the inner one (block.c), because the router ahead of a block reads the
+ * whole prompt there. */
+#include "platform/clock.h"
 #include "runtime/error.h"
 #include "runtime/memory.h"
 #include "runtime/rope.h"
@@ -74,15 +76,12 @@ static int reserve_attention(struct drllm_session *session, size_t n_keys) {
     return DRLLM_OK;
 }
 
-static int reserve(struct drllm_session *session, size_t n, size_t n_logits) {
-    int status = drllm_kvcache_reserve(&session->kv, session->n_tokens + n, session->n_tokens);
-    if (status != DRLLM_OK) {
-        return out_of_memory(session, "the key/value cache");
-    }
-    status = reserve_pass(session, n);
+static int reserve(struct drllm_session *session, const struct drllm_pass *pass) {
+    int status = reserve_pass(session, pass->n);
     if (status == DRLLM_OK) {
-        status = reserve_attention(session, session->n_tokens + n);
+        status = reserve_attention(session, pass->first + pass->n);
     }
+    const size_t n_logits = pass->n - pass->first_logits;
     const size_t rows = n_logits < HEAD_ROWS ? n_logits : (size_t)HEAD_ROWS;
     if (status == DRLLM_OK && session->logits_rows < rows) {
         if (!enlarge(session, &session->logits, session->logits_rows, rows, session->model->config.n_vocab)) {
@@ -90,6 +89,7 @@ static int reserve(struct drllm_session *session, size_t n, size_t n_logits) {
         }
         session->logits_rows = rows;
     }
+    drllm_kvcache_set_positions(&session->kv, pass->first + pass->n);
     return status;
 }
 
@@ -124,19 +124,19 @@ static int run_head(struct drllm_session *session, size_t first, size_t n) {
     return DRLLM_OK;
 }
 
-static int run_logits(struct drllm_session *session, size_t n, size_t first_logits, drllm_logits_hook hook,
-                      void *user) {
+static int run_logits(struct drllm_session *session, const struct drllm_pass *pass) {
     const size_t n_vocab = session->model->config.n_vocab;
+    const size_t n = pass->n;
     /* The scratch rows of the head are those of a chunk. */
     const size_t step = session->scratch.n_chunk < HEAD_ROWS ? session->scratch.n_chunk : (size_t)HEAD_ROWS;
-    for (size_t row = first_logits; row < n; row += step) {
+    for (size_t row = pass->first_logits; row < n; row += step) {
         const size_t rows = n - row < step ? n - row : step;
         int status = drllm_session_check_cancel(session);
         if (status == DRLLM_OK) {
             status = run_head(session, row, rows);
         }
-        for (size_t i = 0; i < rows && status == DRLLM_OK && hook != NULL; i++) {
-            status = hook(user, row + i, session->logits + i * n_vocab);
+        for (size_t i = 0; i < rows && status == DRLLM_OK && pass->hook != NULL; i++) {
+            status = pass->hook(pass->user, row + i - pass->first_new, session->logits + i * n_vocab);
         }
         if (status != DRLLM_OK) {
             return status;
@@ -149,22 +149,58 @@ static int run_logits(struct drllm_session *session, size_t n, size_t first_logi
     return drllm_session_check_cancel(session);
 }
 
-int drllm_forward(struct drllm_session *session, const int32_t *tokens, size_t n, size_t first_logits,
-                  drllm_logits_hook hook, void *user) {
+/* What the router ahead of block `layer` says, with the whole prompt's residual before it. */
+static int decide(struct drllm_session *session, size_t layer, const struct drllm_pass *pass) {
+    const uint64_t start = drllm_clock_ns();
+    const int status = drllm_router_decide(&session->router, layer, session->residual, pass->n, &session->next[layer],
+                                           &session->error);
+    session->timings.router_ns += drllm_clock_ns() - start;
+    return status;
+}
+
+/* Run one block as often as the program says, each time with a slot of its own. */
+static int run_block(struct drllm_session *session, size_t layer, size_t *slot, const struct drllm_pass *pass) {
+    if (session->next[layer].count != session->decisions[layer].count) {
+        session->n_cached = 0; /* from here on, what is in the cache belongs to another program */
+    }
+    for (size_t i = 0; i < session->next[layer].count; i++) {
+        if (drllm_kvcache_use(&session->kv, *slot, session->n_cached) != DRLLM_OK) {
+            return out_of_memory(session, "the key/value cache");
+        }
+        const int status = drllm_block_run(session, layer, *slot, session->residual, pass->n, pass->first);
+        if (status != DRLLM_OK) {
+            return status;
+        }
+        (*slot)++;
+    }
+    return DRLLM_OK;
+}
+
+static void embed(struct drllm_session *session, const struct drllm_pass *pass) {
     const struct drllm_model *model = session->model;
     const struct drllm_config *config = &model->config;
-    int status = reserve(session, n, n - first_logits);
+    for (size_t i = 0; i < pass->n; i++) {
+        drllm_model_embed(model, session->tokens[pass->first + i], session->residual + i * config->d_model);
+        drllm_rope_angles(session->cos_sin + i * config->n_rot, model->rope_frequency, config->n_rot / 2,
+                          pass->first + i);
+    }
+}
+
+int drllm_forward(struct drllm_session *session, const struct drllm_pass *pass) {
+    const struct drllm_model *model = session->model;
+    const struct drllm_config *config = &model->config;
+    int status = reserve(session, pass);
     if (status != DRLLM_OK) {
         return status;
     }
-    for (size_t i = 0; i < n; i++) {
-        drllm_model_embed(model, tokens[i], session->residual + i * config->d_model);
-        drllm_rope_angles(session->cos_sin + i * config->n_rot, model->rope_frequency, config->n_rot / 2,
-                          session->n_tokens + i);
-    }
-    const float *last = session->residual + (n - 1) * config->d_model;
+    embed(session, pass);
+    const float *last = session->residual + (pass->n - 1) * config->d_model;
+    size_t slot = 0;
     for (size_t layer = 0; layer < config->n_layers; layer++) {
-        status = drllm_block_run(session, layer, layer, session->residual, n, session->n_tokens);
+        status = pass->decide ? decide(session, layer, pass) : DRLLM_OK;
+        if (status == DRLLM_OK) {
+            status = run_block(session, layer, &slot, pass);
+        }
         if (status != DRLLM_OK) {
             return status;
         }
@@ -176,5 +212,5 @@ int drllm_forward(struct drllm_session *session, const int32_t *tokens, size_t n
         model->vec->rms_norm(session->scratch.normed, last, model->output_norm, config->d_model, config->rms_eps);
         session->layer_hook(session->layer_hook_user, config->n_layers, session->scratch.normed);
     }
-    return run_logits(session, n, first_logits, hook, user);
+    return run_logits(session, pass);
 }

@@ -62,24 +62,28 @@ static int slot_grow(const struct drllm_kvcache *cache, struct drllm_kv_slot *sl
     return DRLLM_OK;
 }
 
-int drllm_kvcache_reserve(struct drllm_kvcache *cache, size_t n_positions, size_t n_used) {
+void drllm_kvcache_set_positions(struct drllm_kvcache *cache, size_t n_positions) {
     enum { LEAST = 64 };
-    for (size_t i = 0; i < cache->n_slots; i++) {
-        struct drllm_kv_slot *slot = &cache->slots[i];
-        if (slot->capacity >= n_positions) {
-            continue;
-        }
-        /* Half as much again keeps copying linear; never beyond what the context can use. */
-        size_t capacity = slot->capacity + slot->capacity / 2;
-        capacity = capacity > n_positions ? capacity : n_positions;
-        capacity = capacity < cache->max_positions ? capacity : cache->max_positions;
-        capacity = drllm_kv_round_up(capacity > LEAST ? capacity : LEAST);
-        const int status = slot_grow(cache, slot, capacity, n_used);
-        if (status != DRLLM_OK) {
-            return status;
-        }
+    if (cache->capacity >= n_positions) {
+        return;
     }
-    return DRLLM_OK;
+    /* Half as much again keeps copying linear; never beyond what the context can use. */
+    size_t capacity = cache->capacity + cache->capacity / 2;
+    capacity = capacity > n_positions ? capacity : n_positions;
+    capacity = capacity < cache->max_positions ? capacity : cache->max_positions;
+    cache->capacity = drllm_kv_round_up(capacity > LEAST ? capacity : LEAST);
+}
+
+int drllm_kvcache_use(struct drllm_kvcache *cache, size_t slot, size_t n_used) {
+    struct drllm_kv_slot *used = &cache->slots[slot];
+    return used->capacity >= cache->capacity ? DRLLM_OK : slot_grow(cache, used, cache->capacity, n_used);
+}
+
+void drllm_kvcache_trim(struct drllm_kvcache *cache, size_t n_slots) {
+    for (size_t i = n_slots; i < cache->n_slots; i++) {
+        slot_free(cache, &cache->slots[i]);
+        cache->slots[i] = (struct drllm_kv_slot){0};
+    }
 }
 
 /* Elements are contiguous in a position, 8 apart in a block of keys; heads and dimensions are one running index in

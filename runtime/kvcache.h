@@ -2,7 +2,8 @@
  * block.
  *
  * A slot's keys lie in blocks of 8 positions, [position / 8][kv head][head_dim][position % 8], so that a score
- * kernel reads 8 positions in one load; its values lie [position][kv head][head_dim]. A slot grows by need. */
+ * kernel reads 8 positions in one load; its values lie [position][kv head][head_dim]. A slot is allocated when it is
+ * first used and grows by need; a skipped block has none. */
 #ifndef DRLLM_RUNTIME_KVCACHE_H
 #define DRLLM_RUNTIME_KVCACHE_H
 
@@ -29,6 +30,7 @@ struct drllm_kvcache {
     size_t head_dim;
     size_t element_bytes; /* 2: F16, 4: F32 */
     size_t max_positions;
+    size_t capacity; /* positions that a slot in use has room for */
 };
 
 /* MEMORY on failure. Nothing is allocated for the slots yet. */
@@ -36,9 +38,12 @@ int drllm_kvcache_init(struct drllm_kvcache *cache, const struct drllm_allocator
                        size_t n_kv_heads, size_t head_dim, size_t element_bytes, size_t max_positions);
 void drllm_kvcache_free(struct drllm_kvcache *cache);
 
-/* Room for n_positions in every slot, keeping the first n_used. On failure some slots may have grown; all are
- * intact. */
-int drllm_kvcache_reserve(struct drllm_kvcache *cache, size_t n_positions, size_t n_used);
+/* Slots that are used from now on get room for n_positions. */
+void drllm_kvcache_set_positions(struct drllm_kvcache *cache, size_t n_positions);
+/* Give a slot its room, keeping its first n_used positions. MEMORY on failure; the slot is then as before. */
+int drllm_kvcache_use(struct drllm_kvcache *cache, size_t slot, size_t n_used);
+/* Free the slots from number n_slots on. */
+void drllm_kvcache_trim(struct drllm_kvcache *cache, size_t n_slots);
 
 /* The distance in elements between neighbouring blocks of a slot's keys, and between positions of its values. */
 size_t drllm_kvcache_key_stride(const struct drllm_kvcache *cache);

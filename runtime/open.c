@@ -32,6 +32,34 @@ int drllm_model_open_fd(int descriptor, uint64_t offset, uint64_t size, const st
                        : drllm_model_open_mapped(&file, params, model, error);
 }
 
+static int open_mapped_routers(const struct drllm_model *model, struct drllm_file *file, struct drllm_routers **routers,
+                               struct drllm_error *error) {
+    const int status = drllm_routers_open_memory(model, file->data, file->size, routers, error);
+    drllm_file_unmap(file); /* nothing of it is used any more */
+    return status;
+}
+
+int drllm_routers_open_path(const struct drllm_model *model, const char *path, struct drllm_routers **routers,
+                            struct drllm_error *error) {
+    struct drllm_file file;
+    if (model == NULL || path == NULL || routers == NULL) {
+        return drllm_fail(error, DRLLM_ERR_ARGUMENT, "model, path and routers must not be NULL");
+    }
+    const int failed = drllm_file_map_path(path, &file);
+    return failed != 0 ? map_failed(failed, path, error) : open_mapped_routers(model, &file, routers, error);
+}
+
+int drllm_routers_open_fd(const struct drllm_model *model, int descriptor, uint64_t offset, uint64_t size,
+                          struct drllm_routers **routers, struct drllm_error *error) {
+    struct drllm_file file;
+    if (model == NULL || routers == NULL) {
+        return drllm_fail(error, DRLLM_ERR_ARGUMENT, "model and routers must not be NULL");
+    }
+    const int failed = drllm_file_map_fd(descriptor, offset, size, &file);
+    return failed != 0 ? map_failed(failed, "the descriptor", error)
+                       : open_mapped_routers(model, &file, routers, error);
+}
+
 unsigned drllm_default_threads(void) {
     return drllm_cpu_default_threads();
 }

@@ -5,6 +5,7 @@
 #include "platform/cpu.h"
 #include "runtime/error.h"
 #include "runtime/memory.h"
+#include "runtime/program.h"
 #include "runtime/xnn_session.h"
 
 #include <string.h>
@@ -120,9 +121,13 @@ static int session_build(struct drllm_session *session, const struct drllm_sessi
     }
     session->tokens = drllm_allocate(&session->allocator, params->n_context, sizeof *session->tokens);
     const size_t kv_element = session->model->compute == DRLLM_COMPUTE_F32 ? sizeof(float) : sizeof(uint16_t);
-    int status = drllm_kvcache_init(&session->kv, &session->allocator, config->n_layers, config->n_kv_heads,
-                                    config->head_dim, kv_element, params->n_context);
-    if (status != DRLLM_OK || session->tokens == NULL || !allocate_scratch(session, params->n_chunk)) {
+    int status = drllm_kvcache_init(&session->kv, &session->allocator, config->n_layers * DRLLM_MAX_COUNT,
+                                    config->n_kv_heads, config->head_dim, kv_element, params->n_context);
+    session->decisions = drllm_allocate_zeroed(&session->allocator, config->n_layers, sizeof *session->decisions);
+    session->next = drllm_allocate_zeroed(&session->allocator, config->n_layers, sizeof *session->next);
+    session->program = drllm_allocate_zeroed(&session->allocator, config->n_layers, sizeof *session->program);
+    if (status != DRLLM_OK || session->tokens == NULL || session->decisions == NULL || session->next == NULL ||
+        session->program == NULL || !allocate_scratch(session, params->n_chunk)) {
         return drllm_fail(error, DRLLM_ERR_MEMORY, "not enough memory for a session of %zu tokens", params->n_context);
     }
     return drllm_xnn_session_open(session->model, params->n_chunk, &session->xnn, error);
@@ -163,6 +168,7 @@ void drllm_session_close(struct drllm_session *session) {
     const struct drllm_config *config = &model->config;
     const struct drllm_allocator allocator = session->allocator;
     drllm_xnn_session_close(session->xnn);
+    drllm_router_run_close(&session->router);
     drllm_threads_destroy(session->threads);
     drllm_kvcache_free(&session->kv);
     drllm_release(&allocator, session->scratch.memory, session->scratch.bytes, 1);
@@ -173,6 +179,9 @@ void drllm_session_close(struct drllm_session *session) {
     drllm_release(&allocator, session->logits, session->logits_rows, config->n_vocab * sizeof(float));
     drllm_release(&allocator, session->candidates, config->n_vocab, sizeof *session->candidates);
     drllm_release(&allocator, session->tokens, session->n_context, sizeof *session->tokens);
+    drllm_release(&allocator, session->decisions, config->n_layers, sizeof *session->decisions);
+    drllm_release(&allocator, session->next, config->n_layers, sizeof *session->next);
+    drllm_release(&allocator, session->program, config->n_layers, sizeof *session->program);
     drllm_release(&allocator, session, 1, sizeof *session);
     atomic_fetch_sub(&model->n_users, 1);
 }
@@ -218,11 +227,13 @@ int drllm_session_rewind(struct drllm_session *session, size_t n_tokens) {
     }
     session->has_logits = session->has_logits && n_tokens == session->n_tokens;
     session->n_tokens = n_tokens;
+    session->n_cached = session->n_cached < n_tokens ? session->n_cached : n_tokens;
     return DRLLM_OK;
 }
 
 void drllm_session_reset(struct drllm_session *session) {
     session->n_tokens = 0;
+    session->n_cached = 0;
     session->has_logits = false;
     atomic_store(&session->cancelled, false);
     session->timings = (struct drllm_timings){0};
@@ -260,41 +271,65 @@ static int check_tokens(struct drllm_session *session, const int32_t *tokens, si
     return DRLLM_OK;
 }
 
-int drllm_session_prefill_logits(struct drllm_session *session, const int32_t *tokens, size_t n_tokens, size_t first,
-                                 drllm_logits_hook hook, void *user) {
-    if (session == NULL) {
-        return DRLLM_ERR_ARGUMENT;
-    }
-    int status = check_tokens(session, tokens, n_tokens, first);
-    if (status != DRLLM_OK) {
-        session->has_logits = false;
-        return status;
-    }
+/* Append tokens that were checked, as a turn or as what follows one. */
+static int compute(struct drllm_session *session, const int32_t *tokens, size_t n_tokens, size_t first, bool is_turn,
+                   drllm_logits_hook hook, void *user) {
     const uint64_t start = drllm_clock_ns();
     session->has_logits = false;
     session->error = (struct drllm_error){0};
-    status = drllm_forward(session, tokens, n_tokens, first, hook, user);
+    struct drllm_pass pass = {.hook = hook, .user = user};
+    drllm_depth_plan(session, n_tokens, is_turn, &pass);
+    pass.first_logits = pass.first_new + first;
+    memmove(session->tokens + session->n_tokens, tokens, n_tokens * sizeof *tokens); /* they may be the session's own */
+    const int status = drllm_forward(session, &pass);
     if (status != DRLLM_OK) {
         return status;
     }
-    memcpy(session->tokens + session->n_tokens, tokens, n_tokens * sizeof *tokens);
+    drllm_depth_commit(session);
     session->n_tokens += n_tokens;
+    session->n_cached = session->n_tokens;
     session->has_logits = true;
     const uint64_t elapsed = drllm_clock_ns() - start;
-    if (n_tokens == 1) {
+    if (pass.n == 1) {
         session->timings.n_decode++;
         session->timings.decode_ns += elapsed;
     } else {
-        session->timings.n_prefill += n_tokens;
+        session->timings.n_prefill += pass.n;
         session->timings.prefill_ns += elapsed;
     }
     return DRLLM_OK;
 }
 
+static int check_and_compute(struct drllm_session *session, const int32_t *tokens, size_t n_tokens, size_t first,
+                             bool is_turn, drllm_logits_hook hook, void *user) {
+    if (session == NULL) {
+        return DRLLM_ERR_ARGUMENT;
+    }
+    const int status = check_tokens(session, tokens, n_tokens, first);
+    if (status != DRLLM_OK) {
+        session->has_logits = false;
+        return status;
+    }
+    return compute(session, tokens, n_tokens, first, is_turn, hook, user);
+}
+
+int drllm_session_prefill_logits(struct drllm_session *session, const int32_t *tokens, size_t n_tokens, size_t first,
+                                 drllm_logits_hook hook, void *user) {
+    return check_and_compute(session, tokens, n_tokens, first, true, hook, user);
+}
+
+int drllm_session_extend_logits(struct drllm_session *session, const int32_t *tokens, size_t n_tokens, size_t first,
+                                drllm_logits_hook hook, void *user) {
+    if (session != NULL && session->n_tokens == 0) {
+        return drllm_session_fail(session, DRLLM_ERR_STATE, "there is no prompt whose program could be kept");
+    }
+    return check_and_compute(session, tokens, n_tokens, first, false, hook, user);
+}
+
 int drllm_session_prefill(struct drllm_session *session, const int32_t *tokens, size_t n_tokens) {
-    return drllm_session_prefill_logits(session, tokens, n_tokens, n_tokens == 0 ? 0 : n_tokens - 1, NULL, NULL);
+    return check_and_compute(session, tokens, n_tokens, n_tokens == 0 ? 0 : n_tokens - 1, true, NULL, NULL);
 }
 
 int drllm_session_decode(struct drllm_session *session, int32_t token) {
-    return drllm_session_prefill(session, &token, 1);
+    return check_and_compute(session, &token, 1, 0, false, NULL, NULL);
 }

@@ -6,6 +6,7 @@
 #include "runtime/internal.h"
 #include "runtime/kvcache.h"
 #include "runtime/model.h"
+#include "runtime/router.h"
 
 #include <stdatomic.h>
 
@@ -52,6 +53,16 @@ struct drllm_session {
     int32_t *tokens; /* [n_context] */
     size_t n_tokens;
     struct drllm_kvcache kv;
+    size_t n_cached;                  /* leading tokens whose keys and values are in the cache: all, unless a pass that
+                                         changed the program failed */
+    struct drllm_decision *decisions; /* [n_layers]: the program of the tokens in the context */
+    struct drllm_decision *next;      /* [n_layers]: of the pass that runs */
+
+    enum drllm_depth_kind depth; /* of the next prefill */
+    enum drllm_reroute reroute;
+    uint8_t *program;               /* [n_layers], for DRLLM_DEPTH_STATIC */
+    struct drllm_router_run router; /* for DRLLM_DEPTH_ROUTED, otherwise all zeros */
+
     struct drllm_scratch scratch;
     struct drllm_attention_scratch attention;
     float *residual; /* [pass_rows][d_model] */
@@ -73,11 +84,27 @@ struct drllm_session {
 /* Fail with the session's own error. */
 #define drllm_session_fail(session, status, ...) drllm_fail(&(session)->error, status, __VA_ARGS__)
 
-/* forward.c: run tokens [0, n) as positions n_tokens .. n_tokens + n - 1, then the final norm and the head for rows
- * first_logits .. n-1, `hook` called for each when it is not NULL. The logits of the last row end in
- * session->logits. The context is not changed. */
-int drllm_forward(struct drllm_session *session, const int32_t *tokens, size_t n, size_t first_logits,
-                  drllm_logits_hook hook, void *user);
+/* One pass over tokens that are in session->tokens. */
+struct drllm_pass {
+    size_t first;        /* position of the first; those in front of it are in the cache */
+    size_t n;            /* tokens */
+    bool decide;         /* the routers fill in session->next while the pass runs; otherwise it holds the program */
+    size_t first_logits; /* the first row that gets logits */
+    size_t first_new;    /* the first row that the caller has not seen before: position 0 of the hook */
+    drllm_logits_hook hook;
+    void *user;
+};
+
+/* forward.c: run the pass under the program in session->next, then the final norm and the head for rows first_logits ..
+ * n-1, the hook called for each when it is not NULL. The logits of the last row end in session->logits. The context is
+ * not changed, but n_cached becomes 0 when keys and values of another program are overwritten. */
+int drllm_forward(struct drllm_session *session, const struct drllm_pass *pass);
+
+/* depth.c: what `n` new tokens behind the context run under. A turn takes the session's depth, what follows a prompt
+ * keeps the program. Fills in first, n, first_new and decide, and session->next unless the routers decide. */
+void drllm_depth_plan(struct drllm_session *session, size_t n, bool is_turn, struct drllm_pass *pass);
+/* depth.c: the pass succeeded, and its program is now the context's. */
+void drllm_depth_commit(struct drllm_session *session);
 
 /* block.c: run block `layer` with KV slot `slot` on n rows of the residual at positions first .. first + n - 1,
  * whose angles are in session->cos_sin. */

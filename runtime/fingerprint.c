@@ -1,0 +1,63 @@
+/* What a router file knows its model by (drllm_model_fingerprint in internal.h). */
+#include "runtime/internal.h"
+#include "runtime/model.h"
+
+#include <string.h>
+
+/* 64-bit FNV-1a (draft-eastlake-fnv). */
+static void add_bytes(uint64_t *hash, const void *data, size_t size) {
+    const unsigned char *bytes = data;
+    for (size_t i = 0; i < size; i++) {
+        *hash = (*hash ^ bytes[i]) * 0x100000001b3u;
+    }
+}
+
+/* Little-endian, on every machine. */
+static void add_number(uint64_t *hash, uint64_t number) {
+    unsigned char bytes[8];
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        bytes[i] = (unsigned char)(number >> (8 * i));
+    }
+    add_bytes(hash, bytes, sizeof bytes);
+}
+
+static void add_floats(uint64_t *hash, const float *values, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        add_number(hash, bits);
+    }
+}
+
+static void add_shapes(uint64_t *hash, const struct drllm_config *config) {
+    const size_t shapes[] = {config->n_layers, config->d_model, config->n_heads, config->n_kv_heads,
+                             config->head_dim, config->d_ff,    config->n_vocab, config->n_rot};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        add_number(hash, shapes[i]);
+    }
+}
+
+static void add_vocabulary(uint64_t *hash, const struct drllm_gguf *gguf) {
+    const struct drllm_gguf_entry *texts = drllm_gguf_find(gguf, "tokenizer.ggml.tokens");
+    struct drllm_string text;
+    for (size_t position = 0; texts != NULL && drllm_gguf_next_string(texts, &position, &text);) {
+        add_number(hash, text.size);
+        add_bytes(hash, text.data, text.size);
+    }
+}
+
+uint64_t drllm_model_fingerprint(const struct drllm_model *model) {
+    uint64_t hash = 0xcbf29ce484222325u;
+    if (model->vocab_only) {
+        return 0;
+    }
+    const size_t d_model = model->config.d_model;
+    add_shapes(&hash, &model->config);
+    add_vocabulary(&hash, &model->gguf);
+    for (size_t layer = 0; layer < model->config.n_layers; layer++) {
+        add_floats(&hash, model->blocks[layer].attention_norm, d_model);
+        add_floats(&hash, model->blocks[layer].ffn_norm, d_model);
+    }
+    add_floats(&hash, model->output_norm, d_model);
+    return hash;
+}

@@ -1,0 +1,60 @@
+/* Routers that run: a small network ahead of each block reads the prompt's hidden states there (router.c), from weights
+ * packed like the model's (routers.c). */
+#ifndef DRLLM_RUNTIME_ROUTER_H
+#define DRLLM_RUNTIME_ROUTER_H
+
+#include "quant/matmul_xnnpack.h"
+#include "runtime/budget.h"
+#include "runtime/memory.h"
+#include "runtime/model.h"
+#include "runtime/router_file.h"
+
+struct drllm_router {
+    struct drllm_matrix matrix[DRLLM_ROUTER_MATRICES];
+    const float *bias[DRLLM_ROUTER_MATRICES]; /* [rows] */
+};
+
+struct drllm_routers {
+    struct drllm_model *model; /* of which only the count of users changes */
+    struct drllm_kept *kept;   /* everything that is pointed to below */
+    struct drllm_router *blocks;
+    size_t n_windows, n_hidden;
+    bool names_model;
+    const char *name, *model_name, *model_quantization, *training;
+    size_t n_calibration;
+    float *bias, *saved; /* [n_calibration] */
+    size_t weight_bytes;
+    _Atomic size_t n_users; /* sessions */
+};
+
+/* The bias on the skip logit that saves so many layers on average. Errors: STATE without a table, ARGUMENT past its end. */
+int drllm_routers_skip_bias(const struct drllm_routers *routers, float save_layers, float *bias,
+                            struct drllm_error *error);
+
+/* What one session needs to run a set of routers: memory, and XNNPACK's operators. */
+struct drllm_router_run {
+    const struct drllm_routers *routers;
+    struct drllm_budget budget;
+    struct drllm_kept *kept;
+    float *pooled;    /* [n_windows][d_model] */
+    float *hidden;    /* [n_windows][n_hidden] */
+    float *factor;    /* [n_hidden] */
+    float *logits;    /* [n_windows][DRLLM_ROUTER_CLASSES] */
+    float *tail;      /* for drllm_matmul */
+    void *quantised;  /* for drllm_activations_init */
+    bool has_xnnpack; /* what follows is there */
+    struct drllm_xnn_input input;
+    struct drllm_xnn_op *ops; /* [n_layers][DRLLM_ROUTER_MATRICES] */
+};
+
+/* The run counts as a user of the routers until it is closed. Errors: MEMORY, SYSTEM; *run is then closed. */
+int drllm_router_run_open(struct drllm_router_run *run, const struct drllm_routers *routers,
+                          const struct drllm_budget *budget, struct drllm_error *error);
+void drllm_router_run_close(struct drllm_router_run *run); /* also one that is all zeros */
+
+/* How often block `layer` shall run after a prompt whose residual ahead of it is [n_tokens][d_model]. Errors: FORMAT
+ * (values that are no numbers), SYSTEM. */
+int drllm_router_decide(struct drllm_router_run *run, size_t layer, const float *residual, size_t n_tokens,
+                        struct drllm_decision *decision, struct drllm_error *error);
+
+#endif
