@@ -88,24 +88,12 @@ void drllm_router_run_close(struct drllm_router_run *run) {
 
 /* ---- The network ---- */
 
-/* The mean of n_rows rows of d_model floats. */
-static void mean_row(const struct drllm_vec_ops *vec, const float *rows, size_t n_rows, size_t d_model, float *mean) {
-    memcpy(mean, rows, d_model * sizeof *mean);
+/* The sum of n_rows rows of d_model floats. That it is to be a mean is left to the narrower layer behind the product. */
+static void sum_rows(const struct drllm_vec_ops *vec, const float *rows, size_t n_rows, size_t d_model, float *sum) {
+    memcpy(sum, rows, d_model * sizeof *sum);
     for (size_t i = 1; i < n_rows; i++) {
-        vec->add(mean, rows + i * d_model, d_model);
+        vec->add(sum, rows + i * d_model, d_model);
     }
-    for (size_t i = 0; i < d_model; i++) {
-        mean[i] /= (float)n_rows;
-    }
-}
-
-static bool all_finite(const float *values, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        if (!isfinite(values[i])) {
-            return false;
-        }
-    }
-    return true;
 }
 
 /* y [n_rows][rows of the matrix] = x * W^T */
@@ -126,26 +114,20 @@ static bool multiply(struct drllm_router_run *run, size_t layer, enum drllm_rout
     return drllm_matmul(&product, 1, &activations, NULL, run->tail);
 }
 
-/* x = gelu(x + bias), in the tanh form: x * sigmoid(2 u) with u = sqrt(2/pi) (x + 0.044715 x^3). Written as
+/* x = gelu(scale * x + bias), in the tanh form: x * sigmoid(2 u) with u = sqrt(2/pi) (x + 0.044715 x^3). Written as
  * silu(2 u) * (x / 2 u), so that the network's own vectorised SiLU does the work. */
-static void add_bias_gelu(const struct drllm_vec_ops *vec, float *x, const float *bias, float *factor, size_t n) {
+static void bias_and_gelu(const struct drllm_vec_ops *vec, float *x, float scale, const float *bias, float *factor,
+                          size_t n) {
     const float twice_root = 1.5957691216f; /* 2 sqrt(2/pi) */
     const float limit = 1e6f;               /* far past where GELU is linear, or 0, in floats */
     for (size_t i = 0; i < n; i++) {
-        float value = x[i] + bias[i];
-        value = value > limit ? limit : value < -limit ? -limit : value;
+        float value = x[i] * scale + bias[i];
+        value = value > limit ? limit : value > -limit ? value : -limit; /* the latter also for NaN */
         const float slope = twice_root * (1.0f + 0.044715f * (value * value));
         x[i] = slope * value;
         factor[i] = 1.0f / slope;
     }
     vec->silu_mul(x, factor, n);
-}
-
-static int no_numbers(size_t layer, struct drllm_error *error) {
-    return drllm_fail(error, DRLLM_ERR_FORMAT,
-                      "the router of block %zu yields values that are no numbers; the router file or the model file is "
-                      "damaged",
-                      layer);
 }
 
 static int xnnpack_failed(size_t layer, struct drllm_error *error) {
@@ -162,19 +144,14 @@ static int run_network(struct drllm_router_run *run, size_t layer, const float *
     const size_t n_windows = routers->n_windows < n_tokens ? routers->n_windows : n_tokens;
     const size_t width = n_tokens / n_windows;
     for (size_t i = 0; i < n_windows; i++) {
-        mean_row(vec, residual + i * width * d_model, width, d_model, run->pooled + i * d_model);
-    }
-    if (!all_finite(run->pooled, n_windows * d_model)) {
-        return no_numbers(layer, error);
+        sum_rows(vec, residual + i * width * d_model, width, d_model, run->pooled + i * d_model);
     }
     if (!multiply(run, layer, DRLLM_ROUTER_FC1, run->pooled, n_windows, run->hidden)) {
         return xnnpack_failed(layer, error);
     }
     for (size_t i = 0; i < n_windows; i++) {
-        add_bias_gelu(vec, run->hidden + i * n_hidden, router->bias[DRLLM_ROUTER_FC1], run->factor, n_hidden);
-    }
-    if (!all_finite(run->hidden, n_windows * n_hidden)) {
-        return no_numbers(layer, error);
+        bias_and_gelu(vec, run->hidden + i * n_hidden, 1.0f / (float)width, router->bias[DRLLM_ROUTER_FC1], run->factor,
+                      n_hidden);
     }
     if (!multiply(run, layer, DRLLM_ROUTER_FC2, run->hidden, n_windows, run->logits)) {
         return xnnpack_failed(layer, error);
@@ -186,7 +163,13 @@ static int run_network(struct drllm_router_run *run, size_t layer, const float *
         }
         mean[i] = mean[i] / (float)n_windows + router->bias[DRLLM_ROUTER_FC2][i];
     }
-    return all_finite(mean, DRLLM_ROUTER_CLASSES) ? DRLLM_OK : no_numbers(layer, error);
+    if (isfinite(mean[0]) && isfinite(mean[1]) && isfinite(mean[2])) {
+        return DRLLM_OK;
+    }
+    return drllm_fail(error, DRLLM_ERR_FORMAT,
+                      "the router of block %zu yields values that are no numbers; the router file or the model file is "
+                      "damaged",
+                      layer);
 }
 
 int drllm_router_decide(struct drllm_router_run *run, size_t layer, const float *residual, size_t n_tokens,

@@ -36,7 +36,7 @@ struct drllm_router_run {
     const struct drllm_routers *routers;
     struct drllm_budget budget;
     struct drllm_kept *kept;
-    float *pooled;    /* [n_windows][d_model] */
+    float *pooled;    /* [n_windows][d_model]: sums over the tokens of a window */
     float *hidden;    /* [n_windows][n_hidden] */
     float *factor;    /* [n_hidden] */
     float *logits;    /* [n_windows][DRLLM_ROUTER_CLASSES] */
