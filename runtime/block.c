@@ -224,24 +224,25 @@ static bool run_ffn(struct chunk *chunk) {
     return true;
 }
 
-int drllm_block_run(struct drllm_session *session, size_t layer, size_t slot, float *residual, size_t n, size_t first) {
+int drllm_block_run(struct drllm_session *session, size_t layer, size_t slot, const struct drllm_segment *segment) {
     const struct drllm_model *model = session->model;
     const struct drllm_config *config = &model->config;
-    for (size_t start = 0; start < n; start += session->scratch.n_chunk) {
+    for (size_t start = 0; start < segment->n; start += session->scratch.n_chunk) {
         const int status = drllm_session_check_cancel(session);
         if (status != DRLLM_OK) {
             return status;
         }
-        const size_t left = n - start;
+        const size_t left = segment->n - start;
+        const size_t row = segment->row + start;
         struct chunk chunk = {.session = session,
                               .model = model,
                               .weights = &model->blocks[layer],
                               .layer = layer,
                               .slot = slot,
-                              .residual = residual + start * config->d_model,
-                              .cos_sin = session->cos_sin + start * config->n_rot,
+                              .residual = session->residual + row * config->d_model,
+                              .cos_sin = session->cos_sin + row * config->n_rot,
                               .n = left < session->scratch.n_chunk ? left : session->scratch.n_chunk,
-                              .position = first + start};
+                              .position = segment->first + start};
         if (!run_attention(&chunk) || !run_ffn(&chunk)) {
             return drllm_session_fail(session, DRLLM_ERR_SYSTEM, "XNNPACK could not run block %zu", layer);
         }

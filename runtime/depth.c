@@ -76,6 +76,9 @@ int drllm_session_set_depth(struct drllm_session *session, const struct drllm_de
         drllm_router_run_close(&session->router);
     }
     session->router = router;
+    if (depth->kind != DRLLM_DEPTH_ROUTED || depth->reroute != DRLLM_REROUTE_TURN) {
+        drllm_pool_free(&session->pool, &session->allocator);
+    }
     session->depth = depth->kind;
     session->reroute = depth->reroute;
     if (depth->kind == DRLLM_DEPTH_STATIC) {
@@ -91,33 +94,101 @@ static bool is_decided_anew(const struct drllm_session *session, bool is_turn) {
            (is_turn && (session->depth != DRLLM_DEPTH_ROUTED || session->reroute == DRLLM_REROUTE_TURN));
 }
 
-void drllm_depth_plan(struct drllm_session *session, size_t n, bool is_turn, struct drllm_pass *pass) {
-    const size_t n_layers = session->model->config.n_layers;
-    const bool anew = is_decided_anew(session, is_turn);
-    pass->decide = anew && session->depth == DRLLM_DEPTH_ROUTED;
-    for (size_t layer = 0; layer < n_layers && !pass->decide; layer++) {
+static void forget_cache(struct drllm_session *session) {
+    session->n_cached = 0;
+    drllm_pool_rewind(&session->pool, 0);
+}
+
+static void add_segment(struct drllm_pass *pass, size_t first, size_t end) {
+    pass->segments[pass->n_segments++] = (struct drllm_segment){.first = first, .n = end - first, .row = pass->n_rows};
+    pass->n_rows += end - first;
+}
+
+/* All tokens from position `first` on. */
+static void plan_tail(struct drllm_pass *pass, size_t first) {
+    pass->n_segments = 0;
+    pass->n_rows = 0;
+    add_segment(pass, first, pass->n_tokens);
+}
+
+/* The cells that the windows cut through, in front of the tokens whose sums are not kept, and these tokens. */
+static void plan_windows(const struct drllm_session *session, struct drllm_pass *pass) {
+    const size_t n_kept =
+        drllm_pool_round_down(session->pool.n_tokens < session->n_cached ? session->pool.n_tokens : session->n_cached);
+    const size_t n_windows = drllm_router_windows(session->router.routers, pass->n_tokens);
+    const size_t width = pass->n_tokens / n_windows;
+    size_t end = 0; /* of the segments so far */
+    pass->n_segments = 0;
+    pass->n_rows = 0;
+    for (size_t i = 1; i <= n_windows && i * width < n_kept; i++) {
+        const size_t cell = drllm_pool_round_down(i * width);
+        if (i * width != cell && cell >= end) {
+            end = cell + DRLLM_POOL_CELL;
+            add_segment(pass, cell, end);
+        }
+    }
+    add_segment(pass, n_kept, pass->n_tokens);
+    if (pass->n_rows >= pass->n_tokens) {
+        plan_tail(pass, 0);
+    }
+}
+
+static void plan_program(struct drllm_session *session, bool anew) {
+    for (size_t layer = 0; layer < session->model->config.n_layers; layer++) {
         struct drllm_decision *next = &session->next[layer];
         const struct drllm_decision *now = &session->decisions[layer];
         const uint8_t count = session->depth == DRLLM_DEPTH_STATIC ? session->program[layer] : 1;
         *next = anew ? (struct drllm_decision){.count = count} : *now;
         if (next->count != now->count) {
-            session->n_cached = 0; /* keys and values of another program are of no use */
+            forget_cache(session); /* keys and values of another program are of no use */
         }
     }
-    /* A router reads the whole prompt, also what was computed before. */
-    pass->first = pass->decide ? 0 : session->n_cached;
-    pass->n = session->n_tokens + n - pass->first;
-    pass->first_new = session->n_tokens - pass->first;
 }
 
-void drllm_depth_commit(struct drllm_session *session) {
-    const size_t n_layers = session->model->config.n_layers;
+void drllm_depth_plan(struct drllm_session *session, size_t n, bool is_turn, struct drllm_pass *pass) {
+    const bool anew = is_decided_anew(session, is_turn);
+    const bool keeps_sums = session->depth == DRLLM_DEPTH_ROUTED && session->reroute == DRLLM_REROUTE_TURN;
+    pass->n_tokens = session->n_tokens + n;
+    pass->decide = anew && session->depth == DRLLM_DEPTH_ROUTED;
+    if (pass->decide) {
+        plan_windows(session, pass);
+    } else {
+        plan_program(session, anew);
+        plan_tail(pass, session->n_cached);
+    }
+    const size_t first = pass->segments[pass->n_segments - 1].first;
+    pass->pool = keeps_sums && (pass->decide || session->pool.n_tokens == first);
+    pass->first_new = pass->n_rows - n;
+    if (pass->pool) {
+        session->pool.n_tokens = drllm_pool_round_down(first); /* what is left if the pass fails */
+    }
+}
+
+bool drllm_depth_widen(struct drllm_session *session, struct drllm_pass *pass) {
+    forget_cache(session);
+    if (pass->n_rows == pass->n_tokens) {
+        return false;
+    }
+    const size_t n_new = pass->n_rows - pass->first_new;
+    const size_t n_logits = pass->n_rows - pass->first_logits;
+    plan_tail(pass, 0);
+    pass->first_new = pass->n_rows - n_new;
+    pass->first_logits = pass->n_rows - n_logits;
+    return true;
+}
+
+void drllm_depth_commit(struct drllm_session *session, const struct drllm_pass *pass) {
     size_t n_executions = 0;
-    for (size_t layer = 0; layer < n_layers; layer++) {
+    for (size_t layer = 0; layer < session->model->config.n_layers; layer++) {
         session->decisions[layer] = session->next[layer];
         n_executions += session->decisions[layer].count;
     }
     drllm_kvcache_trim(&session->kv, n_executions);
+    session->n_tokens = pass->n_tokens;
+    session->n_cached = pass->n_tokens;
+    if (pass->pool) {
+        session->pool.n_tokens = pass->n_tokens;
+    }
 }
 
 /* ---- What was run ---- */

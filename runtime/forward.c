@@ -77,19 +77,25 @@ static int reserve_attention(struct drllm_session *session, size_t n_keys) {
 }
 
 static int reserve(struct drllm_session *session, const struct drllm_pass *pass) {
-    int status = reserve_pass(session, pass->n);
+    const struct drllm_config *config = &session->model->config;
+    int status = reserve_pass(session, pass->n_rows);
     if (status == DRLLM_OK) {
-        status = reserve_attention(session, pass->first + pass->n);
+        status = reserve_attention(session, pass->n_tokens);
     }
-    const size_t n_logits = pass->n - pass->first_logits;
+    if (status == DRLLM_OK && pass->pool &&
+        drllm_pool_reserve(&session->pool, &session->allocator, config->n_layers, config->d_model, pass->n_tokens) !=
+            DRLLM_OK) {
+        return out_of_memory(session, "the routers' view of the prompt");
+    }
+    const size_t n_logits = pass->n_rows - pass->first_logits;
     const size_t rows = n_logits < HEAD_ROWS ? n_logits : (size_t)HEAD_ROWS;
     if (status == DRLLM_OK && session->logits_rows < rows) {
-        if (!enlarge(session, &session->logits, session->logits_rows, rows, session->model->config.n_vocab)) {
+        if (!enlarge(session, &session->logits, session->logits_rows, rows, config->n_vocab)) {
             return out_of_memory(session, "the logits");
         }
         session->logits_rows = rows;
     }
-    drllm_kvcache_set_positions(&session->kv, pass->first + pass->n);
+    drllm_kvcache_set_positions(&session->kv, pass->n_tokens);
     return status;
 }
 
@@ -126,7 +132,7 @@ static int run_head(struct drllm_session *session, size_t first, size_t n) {
 
 static int run_logits(struct drllm_session *session, const struct drllm_pass *pass) {
     const size_t n_vocab = session->model->config.n_vocab;
-    const size_t n = pass->n;
+    const size_t n = pass->n_rows;
     /* The scratch rows of the head are those of a chunk. */
     const size_t step = session->scratch.n_chunk < HEAD_ROWS ? session->scratch.n_chunk : (size_t)HEAD_ROWS;
     for (size_t row = pass->first_logits; row < n; row += step) {
@@ -149,27 +155,27 @@ static int run_logits(struct drllm_session *session, const struct drllm_pass *pa
     return drllm_session_check_cancel(session);
 }
 
-/* What the router ahead of block `layer` says, with the whole prompt's residual before it. */
-static int decide(struct drllm_session *session, size_t layer, const struct drllm_pass *pass) {
+/* What the router ahead of block `layer` says. */
+static int decide(struct drllm_session *session, size_t layer, struct drllm_pass *pass) {
     const uint64_t start = drllm_clock_ns();
-    const int status = drllm_router_decide(&session->router, layer, session->residual, pass->n, &session->next[layer],
-                                           &session->error);
-    session->timings.router_ns += drllm_clock_ns() - start;
+    drllm_pool_read(session, layer, pass);
+    const int status =
+        drllm_router_decide(&session->router, layer, pass->n_tokens, &session->next[layer], &session->error);
+    pass->router_ns += drllm_clock_ns() - start;
     return status;
 }
 
 /* Run one block as often as the program says, each time with a slot of its own. */
 static int run_block(struct drllm_session *session, size_t layer, size_t *slot, const struct drllm_pass *pass) {
-    if (session->next[layer].count != session->decisions[layer].count) {
-        session->n_cached = 0; /* from here on, what is in the cache belongs to another program */
-    }
     for (size_t i = 0; i < session->next[layer].count; i++) {
         if (drllm_kvcache_use(&session->kv, *slot, session->n_cached) != DRLLM_OK) {
             return out_of_memory(session, "the key/value cache");
         }
-        const int status = drllm_block_run(session, layer, *slot, session->residual, pass->n, pass->first);
-        if (status != DRLLM_OK) {
-            return status;
+        for (size_t j = 0; j < pass->n_segments; j++) {
+            const int status = drllm_block_run(session, layer, *slot, &pass->segments[j]);
+            if (status != DRLLM_OK) {
+                return status;
+            }
         }
         (*slot)++;
     }
@@ -179,25 +185,35 @@ static int run_block(struct drllm_session *session, size_t layer, size_t *slot, 
 static void embed(struct drllm_session *session, const struct drllm_pass *pass) {
     const struct drllm_model *model = session->model;
     const struct drllm_config *config = &model->config;
-    for (size_t i = 0; i < pass->n; i++) {
-        drllm_model_embed(model, session->tokens[pass->first + i], session->residual + i * config->d_model);
-        drllm_rope_angles(session->cos_sin + i * config->n_rot, model->rope_frequency, config->n_rot / 2,
-                          pass->first + i);
+    for (size_t i = 0; i < pass->n_segments; i++) {
+        const struct drllm_segment *segment = &pass->segments[i];
+        for (size_t j = 0; j < segment->n; j++) {
+            const size_t position = segment->first + j;
+            const size_t row = segment->row + j;
+            drllm_model_embed(model, session->tokens[position], session->residual + row * config->d_model);
+            drllm_rope_angles(session->cos_sin + row * config->n_rot, model->rope_frequency, config->n_rot / 2,
+                              position);
+        }
     }
 }
 
-int drllm_forward(struct drllm_session *session, const struct drllm_pass *pass) {
-    const struct drllm_model *model = session->model;
-    const struct drllm_config *config = &model->config;
-    int status = reserve(session, pass);
-    if (status != DRLLM_OK) {
-        return status;
-    }
-    embed(session, pass);
-    const float *last = session->residual + (pass->n - 1) * config->d_model;
+/* All blocks, as far as the program is the one that the pass was planned for. *differs: the router of a block came to
+ * another decision than the context's program, and the tokens of the pass are not enough. */
+static int run_blocks(struct drllm_session *session, struct drllm_pass *pass, bool *differs) {
+    const struct drllm_config *config = &session->model->config;
+    const float *last = session->residual + (pass->n_rows - 1) * config->d_model;
     size_t slot = 0;
     for (size_t layer = 0; layer < config->n_layers; layer++) {
-        status = pass->decide ? decide(session, layer, pass) : DRLLM_OK;
+        if (pass->pool) {
+            drllm_pool_add(session, layer, pass);
+        }
+        int status = pass->decide ? decide(session, layer, pass) : DRLLM_OK;
+        if (status == DRLLM_OK && session->next[layer].count != session->decisions[layer].count) {
+            *differs = drllm_depth_widen(session, pass);
+            if (*differs) {
+                return DRLLM_OK;
+            }
+        }
         if (status == DRLLM_OK) {
             status = run_block(session, layer, &slot, pass);
         }
@@ -208,7 +224,26 @@ int drllm_forward(struct drllm_session *session, const struct drllm_pass *pass) 
             session->layer_hook(session->layer_hook_user, layer, last);
         }
     }
+    return DRLLM_OK;
+}
+
+int drllm_forward(struct drllm_session *session, struct drllm_pass *pass) {
+    const struct drllm_model *model = session->model;
+    const struct drllm_config *config = &model->config;
+    bool differs;
+    do {
+        differs = false;
+        int status = reserve(session, pass);
+        if (status == DRLLM_OK) {
+            embed(session, pass);
+            status = run_blocks(session, pass, &differs);
+        }
+        if (status != DRLLM_OK) {
+            return status;
+        }
+    } while (differs); /* once at most: the widened pass has all tokens */
     if (session->layer_hook != NULL) {
+        const float *last = session->residual + (pass->n_rows - 1) * config->d_model;
         model->vec->rms_norm(session->scratch.normed, last, model->output_norm, config->d_model, config->rms_eps);
         session->layer_hook(session->layer_hook_user, config->n_layers, session->scratch.normed);
     }

@@ -1,5 +1,5 @@
 /* One decision, as in Dr.LLM (arXiv 2510.12773), section 3: the hidden states of the prompt ahead of a block are averaged
- * over windows, each window goes through a bottleneck network, and the mean of the windows' logits says whether the
+ * over windows (pool.c sums them up), each window goes through a bottleneck network, and the mean of the windows' logits says whether the
  * block is skipped, executed or repeated. */
 #include "runtime/router.h"
 
@@ -47,13 +47,14 @@ static int open_run(struct drllm_router_run *run, struct drllm_error *error) {
     const size_t n_rows = routers->n_windows;
     const size_t n_cols = max_size(d_model, routers->n_hidden);
     run->pooled = drllm_keep(allocator, &run->kept, n_rows * sizeof(float), d_model + DRLLM_XNN_EXTRA_BYTES);
+    run->cell = drllm_keep(allocator, &run->kept, d_model, sizeof(float));
     run->hidden = drllm_keep(allocator, &run->kept, n_rows * sizeof(float), routers->n_hidden + DRLLM_XNN_EXTRA_BYTES);
     run->factor = drllm_keep(allocator, &run->kept, routers->n_hidden, sizeof(float));
     run->logits = drllm_keep(allocator, &run->kept, n_rows, DRLLM_ROUTER_CLASSES * sizeof(float));
     run->tail = drllm_keep(allocator, &run->kept, n_rows, DRLLM_PANEL_ROWS * sizeof(float));
     run->quantised = drllm_keep(allocator, &run->kept, drllm_activations_bytes(n_rows, n_cols, DRLLM_QUANT_ROW), 1);
-    if (run->pooled == NULL || run->hidden == NULL || run->factor == NULL || run->logits == NULL || run->tail == NULL ||
-        run->quantised == NULL) {
+    if (run->pooled == NULL || run->cell == NULL || run->hidden == NULL || run->factor == NULL || run->logits == NULL ||
+        run->tail == NULL || run->quantised == NULL) {
         return drllm_fail(error, DRLLM_ERR_MEMORY, "not enough memory for the routers");
     }
     return routers->blocks[0].matrix[0].xnn != NULL ? open_xnnpack(run, n_rows, n_cols, error) : DRLLM_OK;
@@ -87,14 +88,6 @@ void drllm_router_run_close(struct drllm_router_run *run) {
 }
 
 /* ---- The network ---- */
-
-/* The sum of n_rows rows of d_model floats. That it is to be a mean is left to the narrower layer behind the product. */
-static void sum_rows(const struct drllm_vec_ops *vec, const float *rows, size_t n_rows, size_t d_model, float *sum) {
-    memcpy(sum, rows, d_model * sizeof *sum);
-    for (size_t i = 1; i < n_rows; i++) {
-        vec->add(sum, rows + i * d_model, d_model);
-    }
-}
 
 /* y [n_rows][rows of the matrix] = x * W^T */
 static bool multiply(struct drllm_router_run *run, size_t layer, enum drllm_router_matrix which, const float *x,
@@ -134,24 +127,19 @@ static int xnnpack_failed(size_t layer, struct drllm_error *error) {
     return drllm_fail(error, DRLLM_ERR_SYSTEM, "XNNPACK could not run the router of block %zu", layer);
 }
 
-static int run_network(struct drllm_router_run *run, size_t layer, const float *residual, size_t n_tokens,
-                       float mean[DRLLM_ROUTER_CLASSES], struct drllm_error *error) {
+static int run_network(struct drllm_router_run *run, size_t layer, size_t n_tokens, float mean[DRLLM_ROUTER_CLASSES],
+                       struct drllm_error *error) {
     const struct drllm_routers *routers = run->routers;
     const struct drllm_router *router = &routers->blocks[layer];
     const struct drllm_vec_ops *vec = routers->model->vec;
-    const size_t d_model = routers->model->config.d_model;
     const size_t n_hidden = routers->n_hidden;
-    const size_t n_windows = routers->n_windows < n_tokens ? routers->n_windows : n_tokens;
-    const size_t width = n_tokens / n_windows;
-    for (size_t i = 0; i < n_windows; i++) {
-        sum_rows(vec, residual + i * width * d_model, width, d_model, run->pooled + i * d_model);
-    }
+    const size_t n_windows = drllm_router_windows(routers, n_tokens);
+    const float scale = 1.0f / (float)(n_tokens / n_windows); /* of window sums to means, where it is fewer numbers */
     if (!multiply(run, layer, DRLLM_ROUTER_FC1, run->pooled, n_windows, run->hidden)) {
         return xnnpack_failed(layer, error);
     }
     for (size_t i = 0; i < n_windows; i++) {
-        bias_and_gelu(vec, run->hidden + i * n_hidden, 1.0f / (float)width, router->bias[DRLLM_ROUTER_FC1], run->factor,
-                      n_hidden);
+        bias_and_gelu(vec, run->hidden + i * n_hidden, scale, router->bias[DRLLM_ROUTER_FC1], run->factor, n_hidden);
     }
     if (!multiply(run, layer, DRLLM_ROUTER_FC2, run->hidden, n_windows, run->logits)) {
         return xnnpack_failed(layer, error);
@@ -172,10 +160,10 @@ static int run_network(struct drllm_router_run *run, size_t layer, const float *
                       layer);
 }
 
-int drllm_router_decide(struct drllm_router_run *run, size_t layer, const float *residual, size_t n_tokens,
-                        struct drllm_decision *decision, struct drllm_error *error) {
+int drllm_router_decide(struct drllm_router_run *run, size_t layer, size_t n_tokens, struct drllm_decision *decision,
+                        struct drllm_error *error) {
     float logits[DRLLM_ROUTER_CLASSES] = {0.0f};
-    const int status = run_network(run, layer, residual, n_tokens, logits, error);
+    const int status = run_network(run, layer, n_tokens, logits, error);
     if (status == DRLLM_OK) {
         const bool is_end = layer == 0 || layer + 1 == run->routers->model->config.n_layers;
         drllm_budget_decide(&run->budget, is_end, logits, decision);

@@ -37,6 +37,7 @@ struct drllm_router_run {
     struct drllm_budget budget;
     struct drllm_kept *kept;
     float *pooled;    /* [n_windows][d_model]: sums over the tokens of a window */
+    float *cell;      /* [d_model]: the sum over a part of a window */
     float *hidden;    /* [n_windows][n_hidden] */
     float *factor;    /* [n_hidden] */
     float *logits;    /* [n_windows][DRLLM_ROUTER_CLASSES] */
@@ -52,9 +53,15 @@ int drllm_router_run_open(struct drllm_router_run *run, const struct drllm_route
                           const struct drllm_budget *budget, struct drllm_error *error);
 void drllm_router_run_close(struct drllm_router_run *run); /* also one that is all zeros */
 
-/* How often block `layer` shall run after a prompt whose residual ahead of it is [n_tokens][d_model]. Errors: FORMAT
- * (values that are no numbers), SYSTEM. */
-int drllm_router_decide(struct drllm_router_run *run, size_t layer, const float *residual, size_t n_tokens,
-                        struct drllm_decision *decision, struct drllm_error *error);
+/* W = min(n_windows, n_tokens): a prompt of n_tokens is cut into so many windows of n_tokens / W tokens, the rest is left
+ * out. */
+static inline size_t drllm_router_windows(const struct drllm_routers *routers, size_t n_tokens) {
+    return routers->n_windows < n_tokens ? routers->n_windows : n_tokens;
+}
+
+/* How often block `layer` shall run after a prompt of n_tokens, whose hidden states there are in run->pooled. Errors:
+ * FORMAT (values that are no numbers), SYSTEM. */
+int drllm_router_decide(struct drllm_router_run *run, size_t layer, size_t n_tokens, struct drllm_decision *decision,
+                        struct drllm_error *error);
 
 #endif

@@ -38,8 +38,7 @@ static int score_choice(struct drllm_session *session, const float *prompt_logit
     if (choice->n_tokens > 1) {
         const size_t n_prompt = session->n_tokens;
         status = drllm_session_extend_logits(session, choice->tokens, choice->n_tokens - 1, 0, add_next_token, &sum);
-        session->n_tokens = n_prompt;
-        session->n_cached = n_prompt;
+        (void)drllm_session_rewind(session, n_prompt);
     }
     choice->log_prob = sum.log_prob;
     return status;

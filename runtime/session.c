@@ -169,6 +169,7 @@ void drllm_session_close(struct drllm_session *session) {
     const struct drllm_allocator allocator = session->allocator;
     drllm_xnn_session_close(session->xnn);
     drllm_router_run_close(&session->router);
+    drllm_pool_free(&session->pool, &allocator);
     drllm_threads_destroy(session->threads);
     drllm_kvcache_free(&session->kv);
     drllm_release(&allocator, session->scratch.memory, session->scratch.bytes, 1);
@@ -228,12 +229,14 @@ int drllm_session_rewind(struct drllm_session *session, size_t n_tokens) {
     session->has_logits = session->has_logits && n_tokens == session->n_tokens;
     session->n_tokens = n_tokens;
     session->n_cached = session->n_cached < n_tokens ? session->n_cached : n_tokens;
+    drllm_pool_rewind(&session->pool, n_tokens);
     return DRLLM_OK;
 }
 
 void drllm_session_reset(struct drllm_session *session) {
     session->n_tokens = 0;
     session->n_cached = 0;
+    drllm_pool_rewind(&session->pool, 0);
     session->has_logits = false;
     atomic_store(&session->cancelled, false);
     session->timings = (struct drllm_timings){0};
@@ -285,16 +288,15 @@ static int compute(struct drllm_session *session, const int32_t *tokens, size_t 
     if (status != DRLLM_OK) {
         return status;
     }
-    drllm_depth_commit(session);
-    session->n_tokens += n_tokens;
-    session->n_cached = session->n_tokens;
+    drllm_depth_commit(session, &pass);
+    session->timings.router_ns += pass.router_ns;
     session->has_logits = true;
     const uint64_t elapsed = drllm_clock_ns() - start;
-    if (pass.n == 1) {
+    if (pass.n_rows == 1) {
         session->timings.n_decode++;
         session->timings.decode_ns += elapsed;
     } else {
-        session->timings.n_prefill += pass.n;
+        session->timings.n_prefill += pass.n_rows;
         session->timings.prefill_ns += elapsed;
     }
     return DRLLM_OK;

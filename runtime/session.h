@@ -6,6 +6,7 @@
 #include "runtime/internal.h"
 #include "runtime/kvcache.h"
 #include "runtime/model.h"
+#include "runtime/pool.h"
 #include "runtime/router.h"
 
 #include <stdatomic.h>
@@ -62,6 +63,7 @@ struct drllm_session {
     enum drllm_reroute reroute;
     uint8_t *program;               /* [n_layers], for DRLLM_DEPTH_STATIC */
     struct drllm_router_run router; /* for DRLLM_DEPTH_ROUTED, otherwise all zeros */
+    struct drllm_pool pool;         /* in use while each turn is routed anew, otherwise empty */
 
     struct drllm_scratch scratch;
     struct drllm_attention_scratch attention;
@@ -84,31 +86,51 @@ struct drllm_session {
 /* Fail with the session's own error. */
 #define drllm_session_fail(session, status, ...) drllm_fail(&(session)->error, status, __VA_ARGS__)
 
-/* One pass over tokens that are in session->tokens. */
+/* Neighbouring tokens that a pass computes: n from position `first` on, in the rows from `row` on. */
+struct drllm_segment {
+    size_t first;
+    size_t n;
+    size_t row;
+};
+
+/* One pass over tokens that are in session->tokens. Its last segment ends with the newest token. Those in front are there
+ * only when routers decide: tokens whose keys and values are in the cache, but whose hidden states at the edges of
+ * windows are needed once more. */
 struct drllm_pass {
-    size_t first;        /* position of the first; those in front of it are in the cache */
-    size_t n;            /* tokens */
+    struct drllm_segment segments[DRLLM_ROUTER_MAX_WINDOWS + 1];
+    size_t n_segments;
+    size_t n_rows;
+    size_t n_tokens;     /* in the context when it is done */
     bool decide;         /* the routers fill in session->next while the pass runs; otherwise it holds the program */
+    bool pool;           /* the last segment's hidden states are added to session->pool */
     size_t first_logits; /* the first row that gets logits */
-    size_t first_new;    /* the first row that the caller has not seen before: position 0 of the hook */
+    size_t first_new;    /* the row of the first token that is new: position 0 of the hook */
     drllm_logits_hook hook;
     void *user;
+    uint64_t router_ns; /* out: spent on deciding */
 };
 
 /* forward.c: run the pass under the program in session->next, then the final norm and the head for rows first_logits ..
- * n-1, the hook called for each when it is not NULL. The logits of the last row end in session->logits. The context is
+ * n_rows-1, the hook called for each when it is not NULL. The logits of the last row end in session->logits. The context is
  * not changed, but n_cached becomes 0 when keys and values of another program are overwritten. */
-int drllm_forward(struct drllm_session *session, const struct drllm_pass *pass);
+int drllm_forward(struct drllm_session *session, struct drllm_pass *pass);
 
-/* depth.c: what `n` new tokens behind the context run under. A turn takes the session's depth, what follows a prompt
- * keeps the program. Fills in first, n, first_new and decide, and session->next unless the routers decide. */
+/* depth.c: which tokens a pass for `n` new ones runs, and under what. A turn takes the session's depth, what follows a
+ * prompt keeps the program. Fills in the pass, and session->next unless the routers decide. */
 void drllm_depth_plan(struct drllm_session *session, size_t n, bool is_turn, struct drllm_pass *pass);
-/* depth.c: the pass succeeded, and its program is now the context's. */
-void drllm_depth_commit(struct drllm_session *session);
+/* depth.c: the routers came to another program than the context's: let the pass run all tokens. False if it does. */
+bool drllm_depth_widen(struct drllm_session *session, struct drllm_pass *pass);
+/* depth.c: the pass succeeded; its program and its tokens are now the context's. */
+void drllm_depth_commit(struct drllm_session *session, const struct drllm_pass *pass);
 
-/* block.c: run block `layer` with KV slot `slot` on n rows of the residual at positions first .. first + n - 1,
- * whose angles are in session->cos_sin. */
-int drllm_block_run(struct drllm_session *session, size_t layer, size_t slot, float *residual, size_t n, size_t first);
+/* pool.c: the sums over the windows of a prompt ahead of block `layer`, into session->router.pooled. */
+void drllm_pool_read(struct drllm_session *session, size_t layer, const struct drllm_pass *pass);
+/* pool.c: add the hidden states of the pass's last segment ahead of block `layer`. */
+void drllm_pool_add(struct drllm_session *session, size_t layer, const struct drllm_pass *pass);
+
+/* block.c: run block `layer` with KV slot `slot` on the rows of a segment, of session->residual and of
+ * session->cos_sin. */
+int drllm_block_run(struct drllm_session *session, size_t layer, size_t slot, const struct drllm_segment *segment);
 
 /* attention.c: for n rows of scratch->q at positions first ..., whose keys and values are in the cache already, the
  * weighted values into scratch->attended. */
