@@ -99,16 +99,11 @@ static void forget_cache(struct drllm_session *session) {
     drllm_pool_rewind(&session->pool, 0);
 }
 
-static void add_segment(struct drllm_pass *pass, size_t first, size_t end) {
-    pass->segments[pass->n_segments++] = (struct drllm_segment){.first = first, .n = end - first, .row = pass->n_rows};
-    pass->n_rows += end - first;
-}
-
 /* All tokens from position `first` on. */
-static void plan_tail(struct drllm_pass *pass, size_t first) {
+static void plan_tail(const struct drllm_session *session, struct drllm_pass *pass, size_t first) {
     pass->n_segments = 0;
     pass->n_rows = 0;
-    add_segment(pass, first, pass->n_tokens);
+    drllm_pass_add(pass, session->tokens + first, pass->n_tokens - first, first);
 }
 
 /* The cells that the windows cut through, in front of the tokens whose sums are not kept, and these tokens. */
@@ -124,13 +119,17 @@ static void plan_windows(const struct drllm_session *session, struct drllm_pass 
         const size_t cell = drllm_pool_round_down(i * width);
         if (i * width != cell && cell >= end) {
             end = cell + DRLLM_POOL_CELL;
-            add_segment(pass, cell, end);
+            drllm_pass_add(pass, session->tokens + cell, DRLLM_POOL_CELL, cell);
         }
     }
-    add_segment(pass, n_kept, pass->n_tokens);
+    drllm_pass_add(pass, session->tokens + n_kept, pass->n_tokens - n_kept, n_kept);
     if (pass->n_rows >= pass->n_tokens) {
-        plan_tail(pass, 0);
+        plan_tail(session, pass, 0);
     }
+}
+
+void drllm_depth_keep(struct drllm_session *session) {
+    memcpy(session->next, session->decisions, session->model->config.n_layers * sizeof *session->next);
 }
 
 static void plan_program(struct drllm_session *session, bool anew) {
@@ -154,7 +153,7 @@ void drllm_depth_plan(struct drllm_session *session, size_t n, bool is_turn, str
         plan_windows(session, pass);
     } else {
         plan_program(session, anew);
-        plan_tail(pass, session->n_cached);
+        plan_tail(session, pass, session->n_cached);
     }
     const size_t first = pass->segments[pass->n_segments - 1].first;
     pass->pool = keeps_sums && (pass->decide || session->pool.n_tokens == first);
@@ -171,7 +170,7 @@ bool drllm_depth_widen(struct drllm_session *session, struct drllm_pass *pass) {
     }
     const size_t n_new = pass->n_rows - pass->first_new;
     const size_t n_logits = pass->n_rows - pass->first_logits;
-    plan_tail(pass, 0);
+    plan_tail(session, pass, 0);
     pass->first_new = pass->n_rows - n_new;
     pass->first_logits = pass->n_rows - n_logits;
     return true;

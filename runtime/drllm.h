@@ -124,6 +124,7 @@ struct drllm_model_info {
     size_t n_context_trained;
     uint64_t n_params;
     uint64_t weight_bytes;        /* that one token reads: the packed matrices of all blocks and of the head */
+    uint64_t head_bytes;          /* of them the head's */
     int32_t bos_token, eos_token; /* -1: the vocabulary has none */
     bool add_bos;                 /* texts begin with the BOS token */
     enum drllm_chat_template chat_template;

@@ -76,7 +76,14 @@ static int reserve_attention(struct drllm_session *session, size_t n_keys) {
     return DRLLM_OK;
 }
 
-static int reserve(struct drllm_session *session, const struct drllm_pass *pass) {
+void drllm_pass_add(struct drllm_pass *pass, const int32_t *tokens, size_t n, size_t first) {
+    pass->segments[pass->n_segments++] =
+        (struct drllm_segment){.tokens = tokens, .n = n, .first = first, .row = pass->n_rows};
+    pass->n_rows += n;
+    pass->n_tokens = first + n > pass->n_tokens ? first + n : pass->n_tokens;
+}
+
+int drllm_pass_reserve(struct drllm_session *session, const struct drllm_pass *pass) {
     const struct drllm_config *config = &session->model->config;
     int status = reserve_pass(session, pass->n_rows);
     if (status == DRLLM_OK) {
@@ -130,7 +137,7 @@ static int run_head(struct drllm_session *session, size_t first, size_t n) {
     return DRLLM_OK;
 }
 
-static int run_logits(struct drllm_session *session, const struct drllm_pass *pass) {
+int drllm_pass_logits(struct drllm_session *session, const struct drllm_pass *pass) {
     const size_t n_vocab = session->model->config.n_vocab;
     const size_t n = pass->n_rows;
     /* The scratch rows of the head are those of a chunk. */
@@ -182,7 +189,7 @@ static int run_block(struct drllm_session *session, size_t layer, size_t *slot, 
     return DRLLM_OK;
 }
 
-static void embed(struct drllm_session *session, const struct drllm_pass *pass) {
+void drllm_pass_embed(struct drllm_session *session, const struct drllm_pass *pass) {
     const struct drllm_model *model = session->model;
     const struct drllm_config *config = &model->config;
     for (size_t i = 0; i < pass->n_segments; i++) {
@@ -190,7 +197,7 @@ static void embed(struct drllm_session *session, const struct drllm_pass *pass) 
         for (size_t j = 0; j < segment->n; j++) {
             const size_t position = segment->first + j;
             const size_t row = segment->row + j;
-            drllm_model_embed(model, session->tokens[position], session->residual + row * config->d_model);
+            drllm_model_embed(model, segment->tokens[j], session->residual + row * config->d_model);
             drllm_rope_angles(session->cos_sin + row * config->n_rot, model->rope_frequency, config->n_rot / 2,
                               position);
         }
@@ -233,9 +240,9 @@ int drllm_forward(struct drllm_session *session, struct drllm_pass *pass) {
     bool differs;
     do {
         differs = false;
-        int status = reserve(session, pass);
+        int status = drllm_pass_reserve(session, pass);
         if (status == DRLLM_OK) {
-            embed(session, pass);
+            drllm_pass_embed(session, pass);
             status = run_blocks(session, pass, &differs);
         }
         if (status != DRLLM_OK) {
@@ -247,5 +254,5 @@ int drllm_forward(struct drllm_session *session, struct drllm_pass *pass) {
         model->vec->rms_norm(session->scratch.normed, last, model->output_norm, config->d_model, config->rms_eps);
         session->layer_hook(session->layer_hook_user, config->n_layers, session->scratch.normed);
     }
-    return run_logits(session, pass);
+    return drllm_pass_logits(session, pass);
 }

@@ -12,7 +12,8 @@
  *   drllm.router.model.name           string   optional
  *   drllm.router.model.quantization   string   optional: of the weights that the labels were made with, "q4_1"
  *   drllm.router.calibration.bias     float32s optional: added to the skip logit, rising strictly
- *   drllm.router.calibration.saved    float32s as many: mean layers saved with it, never falling
+ *   drllm.router.calibration.saved    float32s as many: mean layers saved with it, never falling, in
+ *                                              [-blocks, blocks]
  *   drllm.router.training             string   optional: what it was trained on and what was measured, a JSON object
  *
  *   blk.N.router.fc1.weight  [H][d_model]  F32, or I8 with one scale a row in fc1.weight_scale [H] (F32)

@@ -1,4 +1,5 @@
 /* How likely given continuations are. */
+#include "platform/clock.h"
 #include "runtime/error.h"
 #include "runtime/math.h"
 #include "runtime/memory.h"
@@ -18,29 +19,46 @@ double drllm_log_prob(const float *logits, size_t n_vocab, int32_t token) {
     return (double)logits[token] - (double)max - drllm_log(total);
 }
 
-/* Adds up the log-probabilities of a choice's tokens but the first, whose logits came with the prompt. */
-struct choice_sum {
-    const struct drllm_choice *choice;
+/* The pass over the choices: their tokens but the last, each choice a segment behind the prompt. */
+struct choice_pass {
+    struct drllm_pass pass;
+    struct drllm_choice *of_segment[DRLLM_MAX_SEGMENTS];
+    size_t segment; /* that the next row of logits belongs to */
     size_t n_vocab;
-    double log_prob;
 };
 
-static int add_next_token(void *user, size_t position, const float *logits) {
-    struct choice_sum *sum = user;
-    sum->log_prob += drllm_log_prob(logits, sum->n_vocab, sum->choice->tokens[position + 1]);
+static int add_next_token(void *user, size_t row, const float *logits) {
+    struct choice_pass *choices = user;
+    while (row >= choices->pass.segments[choices->segment].row + choices->pass.segments[choices->segment].n) {
+        choices->segment++;
+    }
+    struct drllm_choice *choice = choices->of_segment[choices->segment];
+    const size_t position = row - choices->pass.segments[choices->segment].row;
+    choice->log_prob += drllm_log_prob(logits, choices->n_vocab, choice->tokens[position + 1]);
     return DRLLM_OK;
 }
 
-static int score_choice(struct drllm_session *session, const float *prompt_logits, struct drllm_choice *choice) {
-    struct choice_sum sum = {choice, session->model->config.n_vocab, 0.0};
-    sum.log_prob = drllm_log_prob(prompt_logits, sum.n_vocab, choice->tokens[0]);
+/* Add what follows the first tokens of the choices, whose log-probabilities are known. The context stays. */
+static int score_tails(struct drllm_session *session, struct drllm_choice *choices, size_t n_choices) {
+    const uint64_t start = drllm_clock_ns();
     int status = DRLLM_OK;
-    if (choice->n_tokens > 1) {
-        const size_t n_prompt = session->n_tokens;
-        status = drllm_session_extend_logits(session, choice->tokens, choice->n_tokens - 1, 0, add_next_token, &sum);
-        (void)drllm_session_rewind(session, n_prompt);
+    drllm_depth_keep(session);
+    for (size_t i = 0; i < n_choices && status == DRLLM_OK;) {
+        struct choice_pass tails = {.n_vocab = session->model->config.n_vocab};
+        for (; i < n_choices && tails.pass.n_segments < DRLLM_MAX_SEGMENTS; i++) {
+            if (choices[i].n_tokens > 1) {
+                tails.of_segment[tails.pass.n_segments] = &choices[i];
+                drllm_pass_add(&tails.pass, choices[i].tokens, choices[i].n_tokens - 1, session->n_tokens);
+            }
+        }
+        tails.pass.hook = add_next_token;
+        tails.pass.user = &tails;
+        if (tails.pass.n_segments > 0) {
+            status = drllm_forward(session, &tails.pass);
+            session->timings.n_prefill += tails.pass.n_rows;
+        }
     }
-    choice->log_prob = sum.log_prob;
+    session->timings.prefill_ns += drllm_clock_ns() - start;
     return status;
 }
 
@@ -88,9 +106,10 @@ int drllm_session_score(struct drllm_session *session, const int32_t *prompt, si
         return drllm_session_fail(session, DRLLM_ERR_MEMORY, "not enough memory to score");
     }
     memcpy(prompt_logits, session->logits, n_vocab * sizeof *prompt_logits);
-    for (size_t i = 0; i < n_choices && status == DRLLM_OK; i++) {
-        status = score_choice(session, prompt_logits, &choices[i]);
+    for (size_t i = 0; i < n_choices; i++) {
+        choices[i].log_prob = drllm_log_prob(prompt_logits, n_vocab, choices[i].tokens[0]);
     }
+    status = score_tails(session, choices, n_choices);
     if (status == DRLLM_OK) {
         status = drllm_session_check_cancel(session);
     }

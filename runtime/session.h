@@ -86,21 +86,26 @@ struct drllm_session {
 /* Fail with the session's own error. */
 #define drllm_session_fail(session, status, ...) drllm_fail(&(session)->error, status, __VA_ARGS__)
 
-/* Neighbouring tokens that a pass computes: n from position `first` on, in the rows from `row` on. */
+/* Neighbouring tokens that a pass computes, in its rows from `row` on. */
 struct drllm_segment {
-    size_t first;
+    const int32_t *tokens; /* [n] */
     size_t n;
+    size_t first; /* position of the first */
     size_t row;
 };
 
-/* One pass over tokens that are in session->tokens. Its last segment ends with the newest token. Those in front are there
- * only when routers decide: tokens whose keys and values are in the cache, but whose hidden states at the edges of
- * windows are needed once more. */
+enum { DRLLM_MAX_SEGMENTS = DRLLM_ROUTER_MAX_WINDOWS + 1 };
+
+/* One pass through the network. Every block runs a segment's rows before the next segment's, so that a segment sees in the
+ * cache what is there and what the segments in front of it stored; one at the same positions takes their place. Usually
+ * there is one segment, which ends with the newest token. More come in front of it when routers decide: tokens whose
+ * keys and values are in the cache, but whose hidden states at the edges of windows are needed once more. Choices after
+ * a prompt are a segment each, all at the same positions. */
 struct drllm_pass {
-    struct drllm_segment segments[DRLLM_ROUTER_MAX_WINDOWS + 1];
+    struct drllm_segment segments[DRLLM_MAX_SEGMENTS];
     size_t n_segments;
     size_t n_rows;
-    size_t n_tokens;     /* in the context when it is done */
+    size_t n_tokens;     /* past the last position */
     bool decide;         /* the routers fill in session->next while the pass runs; otherwise it holds the program */
     bool pool;           /* the last segment's hidden states are added to session->pool */
     size_t first_logits; /* the first row that gets logits */
@@ -115,9 +120,18 @@ struct drllm_pass {
  * not changed, but n_cached becomes 0 when keys and values of another program are overwritten. */
 int drllm_forward(struct drllm_session *session, struct drllm_pass *pass);
 
+/* forward.c, the parts of it: add a segment to a pass; make room for it; its embeddings and angles into
+ * session->residual and session->cos_sin; final norm, head and hook. */
+void drllm_pass_add(struct drllm_pass *pass, const int32_t *tokens, size_t n, size_t first);
+int drllm_pass_reserve(struct drllm_session *session, const struct drllm_pass *pass);
+void drllm_pass_embed(struct drllm_session *session, const struct drllm_pass *pass);
+int drllm_pass_logits(struct drllm_session *session, const struct drllm_pass *pass);
+
 /* depth.c: which tokens a pass for `n` new ones runs, and under what. A turn takes the session's depth, what follows a
  * prompt keeps the program. Fills in the pass, and session->next unless the routers decide. */
 void drllm_depth_plan(struct drllm_session *session, size_t n, bool is_turn, struct drllm_pass *pass);
+/* depth.c: session->next for a pass under the program of the context. */
+void drllm_depth_keep(struct drllm_session *session);
 /* depth.c: the routers came to another program than the context's: let the pass run all tokens. False if it does. */
 bool drllm_depth_widen(struct drllm_session *session, struct drllm_pass *pass);
 /* depth.c: the pass succeeded; its program and its tokens are now the context's. */
