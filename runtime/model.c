@@ -182,6 +182,11 @@ int drllm_model_close(struct drllm_model *model) {
 
 /* ---- Information ---- */
 
+static size_t matrix_bytes(const struct drllm_matrix *matrix) {
+    return matrix->xnn != NULL ? drllm_xnn_weights_bytes(matrix->xnn)
+                               : drllm_packed_bytes(matrix->format, matrix->rows, matrix->cols);
+}
+
 static const char *matrix_backend(const struct drllm_matrix *matrix) {
     return matrix->xnn != NULL ? "xnnpack" : matrix->kernel == NULL ? "" : matrix->kernel->backend;
 }
@@ -210,6 +215,7 @@ void drllm_model_get_info(const struct drllm_model *model, struct drllm_model_in
                                       .head_backend = ""};
     if (!model->vocab_only) {
         info->backend = matrix_backend(&model->blocks[0].matrix[0]);
+        info->head_bytes = matrix_bytes(&model->head);
         info->head_format = drllm_format_name((uint32_t)model->head.format);
         info->head_backend = matrix_backend(&model->head);
     }

@@ -1,8 +1,10 @@
 /* drllm bench: tokens a second, beside what the machine's memory would allow. */
 #include "platform/clock.h"
 #include "platform/cpu.h"
+#include "quant/formats.h"
 #include "runtime/drllm_os.h"
 #include "tools/bandwidth.h"
+#include "tools/bench_depth.h"
 #include "tools/commands.h"
 #include "tools/common.h"
 #include "tools/interrupt.h"
@@ -18,6 +20,7 @@ static const char *const output_names[] = {"md", "json", "csv", NULL};
 
 struct bench_options {
     struct model_options model; /* without the path */
+    struct depth_options depth;
     struct text_list models;
     struct integer_list prompts;
     struct integer_list generations;
@@ -35,8 +38,9 @@ struct row {
     size_t n_prompt;
     size_t n_gen;
     unsigned n_threads;
-    uint64_t *samples_ns; /* [repetitions] */
-    double *samples;      /* [repetitions], tokens a second */
+    uint64_t *pass_ns[BENCH_PASSES]; /* [repetitions]; NULL for a pass that is not run */
+    double *samples;                 /* [repetitions], tokens a second */
+    struct bench_depth depth;        /* without a program where no depth is asked for */
     double average, deviation, median, least, most;
     double bytes_per_token; /* weights, keys and values that a generated token reads; 0 for a prompt */
     double load_ms;
@@ -46,6 +50,7 @@ struct row {
 struct bench {
     const struct command *command;
     const struct bench_options *options;
+    struct depth depth; /* of the model at hand */
     struct row *rows;
     size_t n_rows;
     uint64_t peak_memory;
@@ -63,9 +68,15 @@ static void make_tokens(struct tokens *tokens, size_t n, size_t n_vocab) {
     }
 }
 
+/* Where a depth is asked for, it is compared with others; otherwise there is one pass. */
+static size_t count_passes(const struct bench *bench) {
+    return bench_depth_is_asked(&bench->options->depth) ? BENCH_PASSES : 1;
+}
+
 /* Returns a drllm_status. */
 static int run_once(struct drllm_session *session, const struct row *row, const struct tokens *tokens, size_t n,
                     uint64_t *ns) {
+    interrupt_watch(session);
     int status = drllm_session_rewind(session, 0);
     const uint64_t start = drllm_clock_ns();
     if (row->n_prompt != 0 && status == DRLLM_OK) {
@@ -98,55 +109,113 @@ static void summarise(struct row *row, size_t n) {
     free(sorted);
 }
 
-/* The weights, and the F16 keys and values of all positions so far, on average over the generation. */
+/* The weights that the program reads, and the F16 keys and values of all positions so far, on average over the
+ * generation. */
 static double bytes_per_token(const struct row *row) {
     const struct drllm_model_info *info = &row->info;
-    const double kv_position = 2.0 * 2.0 * (double)(info->n_layers * info->n_kv_heads * info->head_dim);
-    return (double)info->weight_bytes + kv_position * ((double)row->n_gen + 1.0) / 2.0;
+    const double n_executions = (double)info->n_layers - row->depth.saved;
+    const double blocks = ((double)info->weight_bytes - (double)info->head_bytes) / (double)info->n_layers;
+    const double kv_position = 2.0 * 2.0 * n_executions * (double)(info->n_kv_heads * info->head_dim);
+    return (double)info->weight_bytes - row->depth.saved * blocks + kv_position * ((double)row->n_gen + 1.0) / 2.0;
 }
 
-static int measure_row(const struct bench *bench, struct drllm_session *session, struct row *row) {
+/* The workers of the session that ran before look out for work a while longer, on the cores that the next one is to
+ * have. */
+static void let_workers_sleep(const struct row *row) {
+    const struct timespec pause = {.tv_sec = 0, .tv_nsec = 20000000};
+    if (row->n_threads > 1) {
+        nanosleep(&pause, NULL);
+    }
+}
+
+/* One repetition: full depth, the asked one, no block. Returns a drllm_status; *failed is the session. */
+static int run_passes(struct drllm_session *const *sessions, size_t n_passes, const struct row *row,
+                      const struct tokens *tokens, size_t n, uint64_t ns[BENCH_PASSES], struct drllm_session **failed) {
+    static const enum bench_pass order[BENCH_PASSES] = {BENCH_FULL, BENCH_ASKED, BENCH_NONE};
+    int status = DRLLM_OK;
+    for (size_t i = 0; i < BENCH_PASSES && status == DRLLM_OK; i++) {
+        if (order[i] >= n_passes) {
+            continue;
+        }
+        if (n_passes > 1) {
+            let_workers_sleep(row);
+        }
+        *failed = sessions[order[i]];
+        status = run_once(*failed, row, tokens, n, &ns[order[i]]);
+    }
+    return status;
+}
+
+static uint64_t router_ns(const struct drllm_session *session) {
+    struct drllm_timings timings;
+    drllm_session_get_timings(session, &timings);
+    return timings.router_ns;
+}
+
+static int measure_row(const struct bench *bench, struct drllm_session *const sessions[BENCH_PASSES], struct row *row) {
     const size_t n = row->n_prompt + row->n_gen;
     const size_t repetitions = (size_t)bench->options->repetitions;
     const size_t warm_up = row->n_gen != 0 && n > 16 ? 16 : n;
+    const size_t n_passes = count_passes(bench);
     struct tokens tokens = {NULL, 0, 0};
-    uint64_t ns;
-    row->samples_ns = allocate(repetitions, sizeof *row->samples_ns);
+    struct drllm_session *failed = NULL;
+    uint64_t ns[BENCH_PASSES] = {0};
+    for (size_t pass = 0; pass < n_passes; pass++) {
+        row->pass_ns[pass] = allocate(repetitions, sizeof *row->pass_ns[pass]);
+    }
     row->samples = allocate(repetitions, sizeof *row->samples);
     make_tokens(&tokens, n, row->info.n_vocab);
-    int status = run_once(session, row, &tokens, warm_up, &ns);
+    int status = run_passes(sessions, n_passes, row, &tokens, warm_up, ns, &failed);
+    const uint64_t router_before = router_ns(sessions[BENCH_ASKED]);
     const time_t now = time(NULL);
     struct tm date;
     strftime(row->test_time, sizeof row->test_time, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &date));
     for (size_t i = 0; i < repetitions && status == DRLLM_OK; i++) {
-        status = run_once(session, row, &tokens, n, &ns);
-        row->samples_ns[i] = ns;
-        row->samples[i] = per_second((double)n, ns);
+        status = run_passes(sessions, n_passes, row, &tokens, n, ns, &failed);
+        for (size_t pass = 0; pass < n_passes; pass++) {
+            row->pass_ns[pass][i] = ns[pass];
+        }
+        row->samples[i] = per_second((double)n, ns[BENCH_ASKED]);
     }
     tokens_release(&tokens);
     if (status != DRLLM_OK) {
-        return session_error(bench->command, session, "cannot compute", status);
+        return session_error(bench->command, failed, "cannot compute", status);
     }
     summarise(row, repetitions);
+    if (n_passes > 1) {
+        bench_depth_summarise(&row->depth, &bench->depth, sessions, row->pass_ns, repetitions, n,
+                              router_ns(sessions[BENCH_ASKED]) - router_before);
+    }
     row->bytes_per_token = row->n_gen != 0 ? bytes_per_token(row) : 0.0;
     fprintf(stderr, "%s, %s %zu, %u threads: %.2f tokens/s\n", row->path, row->n_gen != 0 ? "generate" : "prompt", n,
             row->n_threads, row->median);
     return TOOL_OK;
 }
 
-static int run_test(struct bench *bench, const struct drllm_model *model, const struct row *row) {
-    struct drllm_session *session = NULL;
-    int exit_code = open_session(bench->command, model, row->n_prompt + row->n_gen, row->n_threads, &session);
-    if (exit_code != TOOL_OK) {
-        return exit_code;
+/* A session a pass, so that each keeps the caches it has grown. */
+static int open_sessions(const struct bench *bench, const struct drllm_model *model, const struct row *row,
+                         struct drllm_session *sessions[BENCH_PASSES]) {
+    const size_t n_passes = count_passes(bench);
+    int exit_code = TOOL_OK;
+    for (size_t pass = 0; pass < n_passes && exit_code == TOOL_OK; pass++) {
+        exit_code = open_session(bench->command, model, row->n_prompt + row->n_gen, row->n_threads, &sessions[pass]);
     }
-    bench->rows = reallocate(bench->rows, bench->n_rows + 1, sizeof *bench->rows);
-    struct row *added = &bench->rows[bench->n_rows++];
-    *added = *row;
-    interrupt_watch(session);
-    exit_code = measure_row(bench, session, added);
-    interrupt_watch(NULL);
-    drllm_session_close(session);
+    return exit_code == TOOL_OK && n_passes > 1 ? bench_depth_set(bench->command, sessions, &bench->depth) : exit_code;
+}
+
+static int run_test(struct bench *bench, const struct drllm_model *model, const struct row *row) {
+    struct drllm_session *sessions[BENCH_PASSES] = {NULL};
+    int exit_code = open_sessions(bench, model, row, sessions);
+    if (exit_code == TOOL_OK) {
+        bench->rows = reallocate(bench->rows, bench->n_rows + 1, sizeof *bench->rows);
+        struct row *added = &bench->rows[bench->n_rows++];
+        *added = *row;
+        exit_code = measure_row(bench, sessions, added);
+        interrupt_watch(NULL);
+    }
+    for (size_t pass = 0; pass < BENCH_PASSES; pass++) {
+        drllm_session_close(sessions[pass]);
+    }
     return exit_code;
 }
 
@@ -185,7 +254,11 @@ static int bench_model(struct bench *bench, const char *path) {
         struct row row = {.path = path, .load_ms = milliseconds(drllm_clock_ns() - start)};
         drllm_model_get_info(model, &row.info);
         describe_model(&row);
-        exit_code = run_tests(bench, model, &row);
+        exit_code = depth_open(bench->command, &bench->options->depth, model, &bench->depth);
+        if (exit_code == TOOL_OK) {
+            exit_code = run_tests(bench, model, &row);
+        }
+        depth_close(&bench->depth);
     }
     drllm_model_close(model);
     return exit_code;
@@ -212,6 +285,17 @@ static double share(const struct row *row) {
 
 /* ---- Printing ---- */
 
+static void print_depths(const struct bench *bench) {
+    printf("\n");
+    bench_depth_print_head();
+    for (size_t i = 0; i < bench->n_rows; i++) {
+        const struct row *row = &bench->rows[i];
+        printf("| %s | %s%zu | %u |", row->model_type, row->n_gen != 0 ? "tg" : "pp", row->n_prompt + row->n_gen,
+               row->n_threads);
+        bench_depth_print(&row->depth, row->median);
+    }
+}
+
 static void print_md(const struct bench *bench) {
     char bytes[16];
     printf("| model | size | params | backend | threads | test | median t/s | mean t/s | range | of bandwidth |\n"
@@ -223,6 +307,9 @@ static void print_md(const struct bench *bench) {
                row->n_threads, row->n_gen != 0 ? "tg" : "pp", row->n_prompt + row->n_gen, row->median, row->average,
                row->deviation, row->least, row->most);
         printf(share(row) >= 0.0 ? "%.1f %% |\n" : "|\n", 100.0 * share(row));
+    }
+    if (count_passes(bench) > 1) {
+        print_depths(bench);
     }
     printf("\n");
     for (size_t t = 0; t < bench->options->threads.count; t++) {
@@ -249,10 +336,10 @@ static cJSON *row_json(const struct bench *bench, const struct row *row) {
     double average_ns = 0.0;
     double squares = 0.0;
     for (int i = 0; i < repetitions; i++) {
-        average_ns += (double)row->samples_ns[i] / repetitions;
+        average_ns += (double)row->pass_ns[BENCH_ASKED][i] / repetitions;
     }
     for (int i = 0; i < repetitions; i++) {
-        const double d = (double)row->samples_ns[i] - average_ns;
+        const double d = (double)row->pass_ns[BENCH_ASKED][i] - average_ns;
         squares += d * d;
     }
     cJSON *json = cJSON_CreateObject();
@@ -278,7 +365,7 @@ static cJSON *row_json(const struct bench *bench, const struct row *row) {
     cJSON_AddNumberToObject(json, "max_ts", row->most);
     cJSON *samples_ns = cJSON_AddArrayToObject(json, "samples_ns");
     for (int i = 0; i < repetitions; i++) {
-        cJSON_AddItemToArray(samples_ns, json_u64(row->samples_ns[i]));
+        cJSON_AddItemToArray(samples_ns, json_u64(row->pass_ns[BENCH_ASKED][i]));
     }
     cJSON_AddItemToObject(json, "samples_ts", cJSON_CreateDoubleArray(row->samples, repetitions));
     cJSON_AddNumberToObject(json, "bandwidth", row->bandwidth);
@@ -288,6 +375,9 @@ static cJSON *row_json(const struct bench *bench, const struct row *row) {
     } else {
         cJSON_AddNullToObject(json, "bytes_per_token");
         cJSON_AddNullToObject(json, "share_of_bandwidth");
+    }
+    if (row->depth.program != NULL) {
+        bench_depth_add_json(json, &row->depth);
     }
     cJSON_AddNumberToObject(json, "load_ms", row->load_ms);
     cJSON_AddItemToObject(json, "peak_memory", json_u64(bench->peak_memory));
@@ -349,7 +439,10 @@ static int run(struct bench *bench) {
         exit_code = interrupt_seen() ? TOOL_INTERRUPTED : print_rows(bench);
     }
     for (size_t i = 0; i < bench->n_rows; i++) {
-        free(bench->rows[i].samples_ns);
+        for (size_t pass = 0; pass < BENCH_PASSES; pass++) {
+            free(bench->rows[i].pass_ns[pass]);
+        }
+        bench_depth_release(&bench->rows[i].depth);
         free(bench->rows[i].samples);
     }
     free(bench->rows);
@@ -368,9 +461,26 @@ static void set_defaults(struct bench_options *options) {
     }
 }
 
+/* -r is the repetitions here, as in llama-bench; the routers keep their long name. */
+static void leave_r_to_repetitions(struct option *table, size_t n_options, const struct depth_options *depth) {
+    for (size_t i = 0; i < n_options; i++) {
+        if (table[i].type == OPTION_TEXT && table[i].target.text == &depth->routers) {
+            table[i].short_name = '\0';
+        }
+    }
+}
+
+static int check(const struct command *command, const struct bench_options *options) {
+    if (options->models.count == 0) {
+        return usage_error(command, "no model: -m FILE is missing");
+    }
+    return depth_check(command, &options->depth);
+}
+
 int bench_main(const struct command *command, int argc, char **argv) {
-    struct bench_options options = {.model = model_options_default(), .repetitions = 5, .output = OUTPUT_MD};
-    const struct option table[] = {
+    struct bench_options options = {
+        .model = model_options_default(), .depth = depth_options_default(), .repetitions = 5, .output = OUTPUT_MD};
+    struct option table[] = {
         OPT_TEXTS('m', "model", &options.models, "FILE", "a model, a GGUF file; may be repeated"),
         OPT_INTEGERS('p', "n-prompt", &options.prompts, "LIST", 0, 1 << 20, "prompt lengths; 0: none (default 512)"),
         OPT_INTEGERS('n', "n-gen", &options.generations, "LIST", 0, 1 << 20,
@@ -378,13 +488,18 @@ int bench_main(const struct command *command, int argc, char **argv) {
         OPT_INTEGERS('t', "threads", &options.threads, "LIST", 1, 1024, "threads (default one per free fast core)"),
         OPT_INTEGER('r', "repetitions", &options.repetitions, "N", 1, 100000, "times that each test is measured"),
         OPT_WORD('o', "output", &options.output, output_names, "form of the result"),
+        DEPTH_OPTIONS(&options.depth),
         COMPUTE_OPTIONS(&options.model),
     };
     int exit_code;
+    leave_r_to_repetitions(table, OPTION_COUNT(table), &options.depth);
     if (options_parse(command, table, OPTION_COUNT(table), argc, argv, NULL, &exit_code)) {
         set_defaults(&options);
         struct bench bench = {.command = command, .options = &options};
-        exit_code = options.models.count == 0 ? usage_error(command, "no model: -m FILE is missing") : run(&bench);
+        exit_code = check(command, &options);
+        if (exit_code == TOOL_OK) {
+            exit_code = run(&bench);
+        }
     }
     options_release(table, OPTION_COUNT(table));
     return exit_code;

@@ -5,6 +5,7 @@
 #include "tools/commands.h"
 #include "tools/generate.h"
 #include "tools/interrupt.h"
+#include "tools/trace.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -14,7 +15,9 @@
 struct chat_options {
     struct model_options model;
     struct generate_options generate;
+    struct depth_options depth;
     const char *system;
+    bool trace;
 };
 
 struct message {
@@ -26,6 +29,7 @@ struct chat {
     const struct command *command;
     const struct chat_options *options;
     struct drllm_model *model;
+    struct depth depth;
     struct drllm_session *session;
     struct drllm_sampler sampler;
     size_t n_context;
@@ -143,6 +147,7 @@ static int finish_answer(struct chat *chat, const struct answer *answer, const s
         struct drllm_timings now;
         drllm_session_get_timings(chat->session, &now);
         const struct drllm_timings spent = timings_since(before, &now);
+        depth_print(chat->session, &chat->depth);
         print_timings(&spent, answer);
     }
     return exit_code;
@@ -171,6 +176,9 @@ static int answer_turn(struct chat *chat) {
         } else if (status != DRLLM_OK) {
             exit_code = session_error(chat->command, chat->session, "cannot compute the conversation", status);
         } else {
+            if (chat->options->trace) {
+                trace_print(stderr, chat->session, &chat->depth);
+            }
             exit_code =
                 generate_answer(chat->command, chat->session, &chat->sampler, &chat->options->generate, &answer);
             if (exit_code == TOOL_OK) {
@@ -343,7 +351,12 @@ static int open_chat(struct chat *chat) {
         return TOOL_FAILED;
     }
     chat->n_context = options->context == 0 ? info.n_context_trained : (size_t)options->context;
-    return open_session(chat->command, chat->model, chat->n_context, (unsigned)options->threads, &chat->session);
+    exit_code = depth_open(chat->command, &chat->options->depth, chat->model, &chat->depth);
+    if (exit_code == TOOL_OK) {
+        exit_code =
+            open_session(chat->command, chat->model, chat->n_context, (unsigned)options->threads, &chat->session);
+    }
+    return exit_code == TOOL_OK ? depth_set(chat->command, chat->session, &chat->depth) : exit_code;
 }
 
 static int run(struct chat *chat) {
@@ -367,21 +380,30 @@ static int run(struct chat *chat) {
     free(chat->messages);
     text_release(&chat->input);
     drllm_session_close(chat->session);
+    depth_close(&chat->depth);
     drllm_model_close(chat->model);
     return exit_code;
 }
 
 int chat_main(const struct command *command, int argc, char **argv) {
-    struct chat_options options = {.model = model_options_default(), .generate = generate_options_default()};
+    struct chat_options options = {
+        .model = model_options_default(), .generate = generate_options_default(), .depth = depth_options_default()};
+    options.depth.reroute = DRLLM_REROUTE_TURN;
     const struct option table[] = {
         MODEL_FILE_OPTION(&options.model),   OPT_TEXT(0, "system", &options.system, "TEXT", "the system message"),
-        GENERATE_OPTIONS(&options.generate), CONTEXT_OPTION(&options.model),
-        THREADS_OPTION(&options.model),      COMPUTE_OPTIONS(&options.model),
+        GENERATE_OPTIONS(&options.generate), DEPTH_OPTIONS(&options.depth),
+        REROUTE_OPTION(&options.depth),      TRACE_OPTION(&options),
+        CONTEXT_OPTION(&options.model),      THREADS_OPTION(&options.model),
+        COMPUTE_OPTIONS(&options.model),
     };
     int exit_code;
     if (options_parse(command, table, OPTION_COUNT(table), argc, argv, NULL, &exit_code)) {
         struct chat chat = {.command = command, .options = &options};
-        exit_code = options.model.path == NULL ? usage_error(command, "no model: -m FILE is missing") : run(&chat);
+        exit_code = options.model.path == NULL ? usage_error(command, "no model: -m FILE is missing")
+                                               : depth_check(command, &options.depth);
+        if (exit_code == TOOL_OK) {
+            exit_code = run(&chat);
+        }
     }
     options_release(table, OPTION_COUNT(table));
     return exit_code;

@@ -1,4 +1,4 @@
-/* The options that say how deep a model runs, which all subcommands that compute share, and what they print about it. */
+/* The options that say how deep a model runs, which all subcommands that compute share, and what they print of it. */
 #ifndef DRLLM_TOOLS_DEPTH_H
 #define DRLLM_TOOLS_DEPTH_H
 
@@ -23,7 +23,7 @@ extern const char *const reroute_names[]; /* turn, never */
         OPT_TEXT(0, "depth", &(o)->depth, "HOW",                                                                 \
                  "routed, full or static:PROGRAM (default: what -r and --program say)"),                         \
         OPT_REAL(0, "router-p", &(o)->router_p, "P", -1, 1,                                                      \
-                 "from always-skip over the routers alone (-0.5) and always-execute (0.5) to always-repeat"),    \
+                 "-1 skips all, -0.5 is the routers alone, 0.5 executes all, 1 repeats all"),                    \
         OPT_REAL(0, "save-layers", &(o)->save_layers, "K", 0, 1e6, "layers to save on average")
 
 #define REROUTE_OPTION(o) \
@@ -49,11 +49,27 @@ int depth_set(const struct command *command, struct drllm_session *session, cons
 /* A program as text, to be freed. */
 char *program_text(const uint8_t *counts, size_t n_layers);
 
-/* Of the tokens in the session's context, which must not be empty: "program" (text), "counts", "layers_saved" and, where
- * routers decided, "margins" (null for an infinite one) and "router_logits" (one list of three a block). */
+/* The following are about the tokens in the session's context, which must not be empty. */
+
+/* "24 of 30 run, 6 saved; program 0-14,16,.."; at full depth only "30 of 30 run". To be freed. */
+char *depth_text(const struct drllm_session *session, const struct depth *depth);
+/* The same as a line on stderr: "layers: ...". */
+void depth_print(const struct drllm_session *session, const struct depth *depth);
+
+/* "program" (text) and "layers_saved". */
+void depth_add_program_json(cJSON *json, const struct drllm_session *session, const struct depth *depth);
+/* The same, "counts" and, where routers decided, "margins" (null for an infinite one) and "router_logits" (one list of
+ * three a block). */
 void depth_add_json(cJSON *json, const struct drllm_session *session, const struct depth *depth);
 
-/* One line on stderr: "layers: 24 of 30 run, 6 saved; program 0-14,16,..". */
-void depth_print(const struct drllm_session *session, const struct depth *depth);
+/* What many contexts saved; begin with {0}. */
+struct depth_mean {
+    int64_t saved; /* their layers, in sum */
+    size_t count;
+};
+void depth_mean_add(struct depth_mean *mean, const struct drllm_session *session);
+double depth_mean_saved(const struct depth_mean *mean);
+/* One line on stderr; nothing at full depth and where there was no context. */
+void depth_mean_print(const struct depth_mean *mean, const struct depth *depth);
 
 #endif

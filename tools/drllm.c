@@ -7,16 +7,21 @@
 #include <signal.h>
 #include <string.h>
 
+/* Of every command that runs a model. */
+#define DEPTH_NOTES                                                                                                   \
+    "\nAll blocks run, or those of --program, or with -r those that the routers choose for the prompt. --program P\n" \
+    "is short for --depth static:P. With -r, --depth full and --depth static:P leave the routers out."
+
 static const struct command commands[] = {
     {"run", "-m FILE (-p TEXT | -f FILE) [OPTION]...", "Answer one prompt.",
      "The prompt is put into the model's chat template unless --raw is given. The text goes to stdout as it comes, "
      "timings\n"
-     "go to stderr. Ctrl-C stops the answer.",
+     "go to stderr. Ctrl-C stops the answer." DEPTH_NOTES,
      run_main},
     {"chat", "-m FILE [OPTION]...", "Talk with a model.",
      "Lines: /reset forgets the conversation, /quit ends it, /help lists these; a line that ends with \\ goes on in "
      "the next.\n"
-     "Ctrl-C stops an answer; at the prompt it ends the program, as Ctrl-D does.",
+     "Ctrl-C stops an answer; at the prompt it ends the program, as Ctrl-D does." DEPTH_NOTES,
      chat_main},
     {"score", "-m FILE (-p TEXT | -f FILE) --choice TEXT... | -m FILE -d FILE [OPTION]...",
      "Say how likely each of some given answers is after a prompt.",
@@ -25,25 +30,28 @@ static const struct command commands[] = {
      "{\"prompt\": TEXT, \"choices\": [TEXT, ...], \"answer\": INDEX} (the answer may be missing), and for each one "
      "line of\n"
      "JSON is written; the accuracy goes to stderr. A bad line gives a message, {\"line\": N, \"error\": TEXT} and "
-     "exit status 1.",
+     "exit status 1." DEPTH_NOTES,
      score_main},
     {"perplexity", "-m FILE -f FILE [OPTION]...", "Measure how well a model predicts a text, as llama.cpp does.",
      "The text is cut into chunks of the context's size; in each, the tokens of the second half are predicted. A line "
      "end at\n"
-     "the end of the file is left out, special tokens in it are plain text.",
+     "the end of the file is left out, special tokens in it are plain text. Routers see the first half of each "
+     "chunk." DEPTH_NOTES,
      perplexity_main},
     {"logits", "-m FILE (-p TEXT | -f FILE | --ids LIST) [OPTION]...",
      "Compute what comes after a prompt, as raw numbers.",
      "Files are little-endian float32. -o: the logits of the last position. --layers: the output of every block and of "
      "the\n"
-     "final norm at the last position, n_layers + 1 rows of d_model.",
+     "final norm at the last position, n_layers + 1 rows of d_model." DEPTH_NOTES,
      logits_main},
     {"bench", "-m FILE... [OPTION]...", "Measure speed.",
      "One row for each prompt length and each length of generation, with each number of threads; each is run once to "
      "warm up.\n"
      "share_of_bandwidth: the bytes of weights, keys and values that a second's tokens read, divided by the bytes that "
      "as many\n"
-     "threads can read from memory in a second, measured in the same run.",
+     "threads can read from memory in a second, measured in the same run.\n"
+     "With --routers, --program or --depth each test also runs at full depth and without any block, in turn. The\n"
+     "ratios are medians over the repetitions; 'of saving' is the time saved as a share of what the saved blocks take.",
      bench_main},
     {"inspect", "FILE [OPTION]...", "Show what a GGUF file holds.", NULL, inspect_main},
     {"tokenize", "-m FILE (-p TEXT... | -f FILE) [OPTION]...", "Turn texts into token ids, or ids into text.",
@@ -58,6 +66,18 @@ static const struct command commands[] = {
      "--pure.\n"
      "A matrix whose rows are no whole number of blocks becomes f16.",
      quantize_main},
+    {"routers", "-m FILE IN OUT [OPTION]...",
+     "Make a router file ready for a model: check it, name the model, quantise.",
+     "IN is a router file, of float32 or int8 weights, that names this model or none; OUT may be the same file. The\n"
+     "calibration and the record of the training are kept.",
+     routers_main},
+    {"route", "-m FILE -f FILE... (-r FILE | --program LIST) [OPTION]...",
+     "Show which blocks routers skip and repeat for many prompts.",
+     "Each line of a file is a JSON object {\"prompt\": TEXT, \"task\": TEXT}; the task may be missing, other fields\n"
+     "are ignored. A prompt is taken as it is. The result is one line of CSV a prompt and, with --plot, a heat map,\n"
+     "blocks x prompts, with the prompts of a task together; means go to stderr. A bad line gives a message and exit\n"
+     "status 1." DEPTH_NOTES,
+     route_main},
 };
 
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };

@@ -107,12 +107,18 @@ struct drllm_timings timings_since(const struct drllm_timings *before, const str
     spent.n_decode -= before->n_decode;
     spent.prefill_ns -= before->prefill_ns;
     spent.decode_ns -= before->decode_ns;
+    spent.router_ns -= before->router_ns;
     return spent;
 }
 
 void print_timings(const struct drllm_timings *timings, const struct answer *answer) {
     fprintf(stderr, "prompt: %" PRIu64 " tokens in %.1f ms, %.1f tokens/s\n", timings->n_prefill,
             milliseconds(timings->prefill_ns), per_second((double)timings->n_prefill, timings->prefill_ns));
+    /* A prompt of one token counts among those of the answer, and so do its routers. */
+    if (timings->router_ns != 0 && timings->prefill_ns != 0) {
+        fprintf(stderr, "routers: %.2f ms, %.2f %% of the prompt's time\n", milliseconds(timings->router_ns),
+                100.0 * (double)timings->router_ns / (double)timings->prefill_ns);
+    }
     fprintf(stderr, "answer: %" PRIu64 " tokens in %.1f ms, %.1f tokens/s; stopped by: %s\n", timings->n_decode,
             milliseconds(timings->decode_ns), per_second((double)timings->n_decode, timings->decode_ns),
             answer_stop_reason(answer));

@@ -52,8 +52,8 @@ int generate_answer(const struct command *command, struct drllm_session *session
 void answer_release(struct answer *answer);
 /* "end", "length", ... */
 const char *answer_stop_reason(const struct answer *answer);
-/* One line about the prompt and one about the answer, on stderr. n_prompt: tokens that were computed, since the
- * session's timings add up. */
+/* One line about the prompt, one about routers that decided for it and one about the answer, on stderr. The timings are
+ * of what was computed for this answer, see timings_since. */
 void print_timings(const struct drllm_timings *timings, const struct answer *answer);
 /* What was spent between two moments. */
 struct drllm_timings timings_since(const struct drllm_timings *before, const struct drllm_timings *now);

@@ -4,6 +4,7 @@
 #include "tools/common.h"
 #include "tools/json.h"
 #include "tools/mapped.h"
+#include "tools/router_info.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -239,11 +240,21 @@ static void print_tensor(const struct drllm_gguf_tensor *tensor) {
     printf("\n");
 }
 
-static void print_text(const struct inspect_options *options, const struct mapped_gguf *mapped) {
+/* routers: NULL unless the file holds some, of which the bare entries and tensors say little. */
+static void print_text(const struct inspect_options *options, const struct mapped_gguf *mapped,
+                       const struct drllm_router_file *routers) {
     const struct drllm_gguf *gguf = &mapped->gguf;
     char bytes[3][16];
-    printf("%s: GGUF version %u, %s, %zu entries, %zu tensors\n\nmetadata\n", options->path, (unsigned)gguf->version,
+    printf("%s: GGUF version %u, %s, %zu entries, %zu tensors\n", options->path, (unsigned)gguf->version,
            format_bytes((double)mapped->file.size, bytes[0]), gguf->n_entries, gguf->n_tensors);
+    if (routers != NULL) {
+        printf("\nrouters\n");
+        router_info_print(routers);
+        if (!options->all) {
+            return;
+        }
+    }
+    printf("\nmetadata\n");
     for (size_t i = 0; i < gguf->n_entries; i++) {
         print_entry(options, gguf, &gguf->entries[i]);
     }
@@ -323,12 +334,15 @@ static cJSON *tensor_json(const struct drllm_gguf_tensor *tensor) {
 }
 
 static int print_json(const struct command *command, const struct inspect_options *options,
-                      const struct mapped_gguf *mapped) {
+                      const struct mapped_gguf *mapped, const struct drllm_router_file *routers) {
     const struct drllm_gguf *gguf = &mapped->gguf;
     cJSON *json = cJSON_CreateObject();
     cJSON_AddItemToObject(json, "file", json_text(options->path, strlen(options->path)));
     cJSON_AddItemToObject(json, "size", json_u64(mapped->file.size));
     cJSON_AddNumberToObject(json, "version", gguf->version);
+    if (routers != NULL) {
+        cJSON_AddItemToObject(json, "routers", router_info_json(routers));
+    }
     cJSON *metadata = cJSON_AddArrayToObject(json, "metadata");
     for (size_t i = 0; i < gguf->n_entries; i++) {
         cJSON_AddItemToArray(metadata, entry_json(options, gguf, &gguf->entries[i]));
@@ -359,12 +373,21 @@ static int print_json(const struct command *command, const struct inspect_option
 
 static int inspect(const struct command *command, const struct inspect_options *options) {
     struct mapped_gguf mapped = {0};
+    struct drllm_router_file file;
+    const struct drllm_router_file *routers = NULL;
     int exit_code = mapped_open(command, options->path, &mapped);
+    if (exit_code == TOOL_OK && is_router_file(&mapped)) {
+        exit_code = router_info_open(command, options->path, &mapped, &file);
+        routers = exit_code == TOOL_OK ? &file : NULL;
+    }
     if (exit_code == TOOL_OK && options->json) {
-        exit_code = print_json(command, options, &mapped);
+        exit_code = print_json(command, options, &mapped, routers);
     } else if (exit_code == TOOL_OK) {
-        print_text(options, &mapped);
+        print_text(options, &mapped, routers);
         exit_code = flush_output(command);
+    }
+    if (routers != NULL) {
+        drllm_router_file_close(&file);
     }
     mapped_close(&mapped);
     return exit_code;
@@ -376,7 +399,7 @@ int inspect_main(const struct command *command, int argc, char **argv) {
         OPT_TEXT('m', "model", &options.path, "FILE", "the same as FILE"),
         OPT_INTEGER('c', "ctx-size", &options.context, "N", 0, 1 << 30,
                     "context to estimate memory for; 0: as trained"),
-        OPT_FLAG('a', "all", &options.all, "all items of arrays and all of long texts"),
+        OPT_FLAG('a', "all", &options.all, "all items of arrays, all of long texts, and the tensors of routers"),
         OPT_FLAG(0, "json", &options.json, "print one JSON object"),
     };
     struct text_list operands = {NULL, 0};

@@ -4,6 +4,7 @@
 #include "tools/common.h"
 #include "tools/files.h"
 #include "tools/interrupt.h"
+#include "tools/trace.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -11,12 +12,14 @@
 
 struct logits_options {
     struct model_options model;
+    struct depth_options depth;
     const char *prompt;
     const char *file;
     const char *ids;
     const char *output;
     const char *layers;
     bool print_ids;
+    bool trace;
 };
 
 struct job {
@@ -24,6 +27,7 @@ struct job {
     const struct logits_options *options;
     struct drllm_model *model;
     struct drllm_model_info info;
+    struct depth depth;
     struct drllm_session *session;
     struct tokens tokens;
     float *layers; /* [n_layers + 1][d_model] */
@@ -137,12 +141,18 @@ static int compute(struct job *job) {
     if (status != DRLLM_OK) {
         return session_error(job->command, job->session, "cannot compute the prompt", status);
     }
+    if (job->options->trace) {
+        trace_print(stderr, job->session, &job->depth);
+    }
     return print_results(job, drllm_session_logits(job->session));
 }
 
 static int run(struct job *job) {
     const struct model_options *options = &job->options->model;
     int exit_code = open_model(job->command, options, &job->model);
+    if (exit_code == TOOL_OK) {
+        exit_code = depth_open(job->command, &job->options->depth, job->model, &job->depth);
+    }
     if (exit_code == TOOL_OK) {
         drllm_model_get_info(job->model, &job->info);
         exit_code = read_tokens(job);
@@ -152,9 +162,13 @@ static int run(struct job *job) {
             open_session(job->command, job->model, (size_t)options->context, (unsigned)options->threads, &job->session);
     }
     if (exit_code == TOOL_OK) {
+        exit_code = depth_set(job->command, job->session, &job->depth);
+    }
+    if (exit_code == TOOL_OK) {
         exit_code = compute(job);
     }
     drllm_session_close(job->session);
+    depth_close(&job->depth);
     drllm_model_close(job->model);
     tokens_release(&job->tokens);
     free(job->layers);
@@ -162,7 +176,7 @@ static int run(struct job *job) {
 }
 
 int logits_main(const struct command *command, int argc, char **argv) {
-    struct logits_options options = {.model = model_options_default()};
+    struct logits_options options = {.model = model_options_default(), .depth = depth_options_default()};
     const struct option table[] = {
         MODEL_FILE_OPTION(&options.model),
         OPT_TEXT('p', "prompt", &options.prompt, "TEXT", "the prompt, taken as it is"),
@@ -171,6 +185,8 @@ int logits_main(const struct command *command, int argc, char **argv) {
         OPT_TEXT('o', "output", &options.output, "FILE", "write the logits of the last position; -: standard output"),
         OPT_TEXT(0, "layers", &options.layers, "FILE", "write every block's output at the last position"),
         OPT_FLAG(0, "print-ids", &options.print_ids, "print the prompt's token ids"),
+        DEPTH_OPTIONS(&options.depth),
+        TRACE_OPTION(&options),
         CONTEXT_OPTION(&options.model),
         THREADS_OPTION(&options.model),
         COMPUTE_OPTIONS(&options.model),
@@ -181,7 +197,10 @@ int logits_main(const struct command *command, int argc, char **argv) {
         struct job job = {.command = command, .options = &options};
         exit_code = options.model.path == NULL ? usage_error(command, "no model: -m FILE is missing")
                     : sources != 1 ? usage_error(command, "one of -p TEXT, -f FILE and --ids LIST must be given")
-                                   : run(&job);
+                                   : depth_check(command, &options.depth);
+        if (exit_code == TOOL_OK) {
+            exit_code = run(&job);
+        }
     }
     options_release(table, OPTION_COUNT(table));
     return exit_code;

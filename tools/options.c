@@ -78,7 +78,9 @@ static void print_default(const struct option *option) {
         printf(" (default %lld)", (long long)*option->target.integer);
         break;
     case OPTION_REAL:
-        printf(" (default %g)", *option->target.real);
+        if (!isnan(*option->target.real)) { /* NAN: not given */
+            printf(" (default %g)", *option->target.real);
+        }
         break;
     case OPTION_WORD:
         printf(" (default %s)", option->words[*option->target.word]);

@@ -2,19 +2,22 @@
  *
  * The whole text is tokenised and cut into chunks of n tokens, in order; a rest shorter than a chunk is left out. In
  * each chunk, whose first token becomes BOS if the model wants one, positions n/2 .. n-2 predict the token that
- * follows. */
+ * follows. Routers decide by the first half alone, so that they do not see what is to be predicted. */
 #include "platform/clock.h"
 #include "runtime/internal.h"
 #include "tools/commands.h"
 #include "tools/common.h"
+#include "tools/depth.h"
 #include "tools/files.h"
 #include "tools/interrupt.h"
 #include "tools/json.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 struct perplexity_options {
     struct model_options model;
+    struct depth_options depth;
     const char *file;
     int64_t chunks;
     bool json;
@@ -24,20 +27,24 @@ struct measurement {
     const struct command *command;
     const struct perplexity_options *options;
     struct drllm_model_info info;
+    struct depth depth;
     struct drllm_session *session;
     struct tokens tokens;
     size_t n_context;
     size_t n_chunks;
     const int32_t *chunk; /* the one that runs */
+    size_t first;         /* position in it where the call's tokens begin */
     size_t count;         /* predictions so far */
     double sum;           /* of -ln p */
     double sum_squares;
+    struct depth_mean layers;
 };
 
 static int add_prediction(void *user, size_t position, const float *logits) {
     struct measurement *m = user;
-    if (position + 1 < m->n_context) {
-        const double loss = -drllm_log_prob(logits, m->info.n_vocab, m->chunk[position + 1]);
+    const size_t next = m->first + position + 1;
+    if (next < m->n_context) {
+        const double loss = -drllm_log_prob(logits, m->info.n_vocab, m->chunk[next]);
         m->sum += loss;
         m->sum_squares += loss * loss;
         m->count++;
@@ -56,6 +63,24 @@ static double uncertainty(const struct measurement *m) {
     return variance > 0.0 && m->count > 1 ? perplexity(m) * sqrt(variance / (double)(m->count - 1)) : 0.0;
 }
 
+/* Returns a drllm_status. */
+static int measure_chunk(struct measurement *m) {
+    const size_t half = m->n_context / 2;
+    int status = drllm_session_rewind(m->session, 0);
+    if (status != DRLLM_OK) {
+        return status;
+    }
+    if (m->depth.depth.kind != DRLLM_DEPTH_ROUTED) {
+        return drllm_session_prefill_logits(m->session, m->chunk, m->n_context, half, add_prediction, m);
+    }
+    status = drllm_session_prefill(m->session, m->chunk, half);
+    if (status != DRLLM_OK) {
+        return status;
+    }
+    m->first = half;
+    return drllm_session_extend_logits(m->session, m->chunk + half, m->n_context - half, 0, add_prediction, m);
+}
+
 static int measure_chunks(struct measurement *m) {
     const uint64_t start = drllm_clock_ns();
     for (size_t i = 0; i < m->n_chunks; i++) {
@@ -64,13 +89,11 @@ static int measure_chunks(struct measurement *m) {
             chunk[0] = m->info.bos_token;
         }
         m->chunk = chunk;
-        int status = drllm_session_rewind(m->session, 0);
-        if (status == DRLLM_OK) {
-            status = drllm_session_prefill_logits(m->session, chunk, m->n_context, m->n_context / 2, add_prediction, m);
-        }
+        const int status = measure_chunk(m);
         if (status != DRLLM_OK) {
             return session_error(m->command, m->session, "cannot compute the text", status);
         }
+        depth_mean_add(&m->layers, m->session);
         const double seconds = (double)(drllm_clock_ns() - start) / 1e9;
         const double rest = seconds / (double)(i + 1) * (double)(m->n_chunks - i - 1);
         fprintf(stderr, "chunk %zu of %zu: PPL = %.4f; %.0f s to go\n", i + 1, m->n_chunks, perplexity(m), rest);
@@ -79,6 +102,7 @@ static int measure_chunks(struct measurement *m) {
 }
 
 static int print_result(const struct measurement *m) {
+    depth_mean_print(&m->layers, &m->depth);
     if (!m->options->json) {
         printf("PPL = %.4f +- %.4f\n", perplexity(m), uncertainty(m));
         return flush_output(m->command);
@@ -90,6 +114,12 @@ static int print_result(const struct measurement *m) {
     cJSON_AddNumberToObject(json, "n_chunks", (double)m->n_chunks);
     cJSON_AddNumberToObject(json, "n_context", (double)m->n_context);
     cJSON_AddNumberToObject(json, "n_predictions", (double)m->count);
+    cJSON_AddNumberToObject(json, "layers_saved_mean", depth_mean_saved(&m->layers));
+    if (m->depth.program != NULL) {
+        char *program = program_text(m->depth.program, m->depth.n_layers);
+        cJSON_AddStringToObject(json, "program", program);
+        free(program);
+    }
     return json_print(m->command, json, false);
 }
 
@@ -118,12 +148,18 @@ static int run(struct measurement *m) {
     struct drllm_model *model = NULL;
     int exit_code = open_model(m->command, options, &model);
     if (exit_code == TOOL_OK) {
+        exit_code = depth_open(m->command, &m->options->depth, model, &m->depth);
+    }
+    if (exit_code == TOOL_OK) {
         drllm_model_get_info(model, &m->info);
         m->n_context = (size_t)options->context;
         exit_code = cut_text(m, model);
     }
     if (exit_code == TOOL_OK) {
         exit_code = open_session(m->command, model, m->n_context, (unsigned)options->threads, &m->session);
+    }
+    if (exit_code == TOOL_OK) {
+        exit_code = depth_set(m->command, m->session, &m->depth);
     }
     if (exit_code == TOOL_OK) {
         interrupt_install();
@@ -135,19 +171,21 @@ static int run(struct measurement *m) {
     }
     interrupt_watch(NULL);
     drllm_session_close(m->session);
+    depth_close(&m->depth);
     drllm_model_close(model);
     tokens_release(&m->tokens);
     return exit_code;
 }
 
 int perplexity_main(const struct command *command, int argc, char **argv) {
-    struct perplexity_options options = {.model = model_options_default()};
+    struct perplexity_options options = {.model = model_options_default(), .depth = depth_options_default()};
     options.model.context = 512;
     const struct option table[] = {
         MODEL_FILE_OPTION(&options.model),
         OPT_TEXT('f', "file", &options.file, "FILE", "the text; -: standard input"),
         OPT_INTEGER('c', "ctx-size", &options.model.context, "N", 4, 1 << 30, "tokens a chunk"),
         OPT_INTEGER(0, "chunks", &options.chunks, "N", 0, 1 << 30, "most chunks to compute; 0: all"),
+        DEPTH_OPTIONS(&options.depth),
         OPT_FLAG(0, "json", &options.json, "print one JSON object"),
         THREADS_OPTION(&options.model),
         COMPUTE_OPTIONS(&options.model),
@@ -157,7 +195,10 @@ int perplexity_main(const struct command *command, int argc, char **argv) {
         struct measurement measurement = {.command = command, .options = &options};
         exit_code = options.model.path == NULL ? usage_error(command, "no model: -m FILE is missing")
                     : options.file == NULL     ? usage_error(command, "no text: -f FILE is missing")
-                                               : run(&measurement);
+                                               : depth_check(command, &options.depth);
+        if (exit_code == TOOL_OK) {
+            exit_code = run(&measurement);
+        }
     }
     options_release(table, OPTION_COUNT(table));
     return exit_code;

@@ -5,6 +5,7 @@
 #include "tools/generate.h"
 #include "tools/interrupt.h"
 #include "tools/json.h"
+#include "tools/trace.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -12,17 +13,20 @@
 struct run_options {
     struct model_options model;
     struct generate_options generate;
+    struct depth_options depth;
     const char *prompt;
     const char *file;
     const char *system;
     bool raw;
     bool json;
+    bool trace;
 };
 
 struct run {
     const struct command *command;
     const struct run_options *options;
     struct drllm_model *model;
+    struct depth depth;
     struct drllm_session *session;
     struct text prompt;
     struct tokens tokens;
@@ -89,7 +93,13 @@ static int open_run_session(struct run *run) {
                n_context);
         return TOOL_FAILED;
     }
-    return open_session(run->command, run->model, n_context, (unsigned)options->threads, &run->session);
+    const int exit_code = open_session(run->command, run->model, n_context, (unsigned)options->threads, &run->session);
+    return exit_code == TOOL_OK ? depth_set(run->command, run->session, &run->depth) : exit_code;
+}
+
+/* A prompt that was interrupted leaves none. */
+static bool has_program(const struct run *run) {
+    return drllm_session_n_tokens(run->session) != 0;
 }
 
 static int print_json(const struct run *run, const struct drllm_timings *timings) {
@@ -100,6 +110,9 @@ static int print_json(const struct run *run, const struct drllm_timings *timings
     cJSON_AddNumberToObject(json, "n_prompt", (double)run->tokens.count);
     cJSON_AddNumberToObject(json, "n_generated", (double)run->answer.result.n_tokens);
     cJSON_AddStringToObject(json, "stop_reason", answer_stop_reason(&run->answer));
+    if (has_program(run)) {
+        depth_add_json(cJSON_AddObjectToObject(json, "routing"), run->session, &run->depth);
+    }
     cJSON *times = cJSON_AddObjectToObject(json, "timings");
     cJSON_AddNumberToObject(times, "load_ms", milliseconds(run->load_ns));
     cJSON_AddNumberToObject(times, "prompt_ms", milliseconds(timings->prefill_ns));
@@ -108,6 +121,7 @@ static int print_json(const struct run *run, const struct drllm_timings *timings
     cJSON_AddNumberToObject(times, "generate_ms", milliseconds(timings->decode_ns));
     cJSON_AddNumberToObject(times, "generate_tokens_per_second",
                             per_second((double)timings->n_decode, timings->decode_ns));
+    cJSON_AddNumberToObject(times, "router_ms", milliseconds(timings->router_ns));
     cJSON_AddNumberToObject(times, "kv_bytes", (double)timings->kv_bytes);
     cJSON_AddItemToObject(json, "seed", json_u64(run->seed));
     return json_print(run->command, json, false);
@@ -128,9 +142,24 @@ static int finish(struct run *run) {
     }
     if (!run->options->generate.quiet) {
         fprintf(stderr, "load: %.1f ms; seed %" PRIu64 "\n", milliseconds(run->load_ns), run->seed);
+        if (has_program(run)) {
+            depth_print(run->session, &run->depth);
+        }
         print_timings(&timings, &run->answer);
     }
     return exit_code != TOOL_OK ? exit_code : run->answer.interrupted ? TOOL_INTERRUPTED : TOOL_OK;
+}
+
+/* After the prompt. */
+static int give_answer(struct run *run, struct drllm_sampler *sampler) {
+    if (run->options->trace) {
+        trace_print(stderr, run->session, &run->depth);
+    }
+    if (run->options->generate.max_tokens == 0) {
+        return TOOL_OK;
+    }
+    run->answer.print = !run->options->json;
+    return generate_answer(run->command, run->session, sampler, &run->options->generate, &run->answer);
 }
 
 static int answer_prompt(struct run *run, struct drllm_sampler *sampler) {
@@ -141,10 +170,8 @@ static int answer_prompt(struct run *run, struct drllm_sampler *sampler) {
         run->answer.interrupted = true;
     } else if (status != DRLLM_OK) {
         return session_error(run->command, run->session, "cannot compute the prompt", status);
-    } else if (run->options->generate.max_tokens != 0) {
-        run->answer.print = !run->options->json;
-        const int exit_code =
-            generate_answer(run->command, run->session, sampler, &run->options->generate, &run->answer);
+    } else {
+        const int exit_code = give_answer(run, sampler);
         if (exit_code != TOOL_OK) {
             return exit_code;
         }
@@ -164,6 +191,9 @@ static int run_prompt(struct run *run) {
     if (exit_code == TOOL_OK) {
         exit_code = open_model(run->command, &run->options->model, &run->model);
     }
+    if (exit_code == TOOL_OK) {
+        exit_code = depth_open(run->command, &run->options->depth, run->model, &run->depth);
+    }
     run->load_ns = drllm_clock_ns() - start;
     if (exit_code == TOOL_OK) {
         exit_code = tokenize_prompt(run);
@@ -176,6 +206,7 @@ static int run_prompt(struct run *run) {
     }
     interrupt_watch(NULL); /* a late Ctrl-C must not reach a closed session */
     drllm_session_close(run->session);
+    depth_close(&run->depth);
     drllm_model_close(run->model);
     text_release(&run->prompt);
     tokens_release(&run->tokens);
@@ -195,11 +226,12 @@ static int check(const struct command *command, const struct run_options *option
     if (options->raw && options->system != NULL) {
         return usage_error(command, "--system is part of the chat template, which --raw leaves out");
     }
-    return TOOL_OK;
+    return depth_check(command, &options->depth);
 }
 
 int run_main(const struct command *command, int argc, char **argv) {
-    struct run_options options = {.model = model_options_default(), .generate = generate_options_default()};
+    struct run_options options = {
+        .model = model_options_default(), .generate = generate_options_default(), .depth = depth_options_default()};
     const struct option table[] = {
         MODEL_FILE_OPTION(&options.model),
         OPT_TEXT('p', "prompt", &options.prompt, "TEXT", "the prompt"),
@@ -207,6 +239,8 @@ int run_main(const struct command *command, int argc, char **argv) {
         OPT_TEXT(0, "system", &options.system, "TEXT", "the system message of the chat template"),
         OPT_FLAG(0, "raw", &options.raw, "continue the prompt as it is, without a chat template"),
         GENERATE_OPTIONS(&options.generate),
+        DEPTH_OPTIONS(&options.depth),
+        TRACE_OPTION(&options),
         OPT_FLAG(0, "json", &options.json, "print one JSON object at the end instead of the text"),
         CONTEXT_OPTION(&options.model),
         THREADS_OPTION(&options.model),

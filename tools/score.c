@@ -1,6 +1,7 @@
 /* drllm score: the likeliest of given answers. */
 #include "tools/commands.h"
 #include "tools/common.h"
+#include "tools/depth.h"
 #include "tools/files.h"
 #include "tools/interrupt.h"
 #include "tools/json.h"
@@ -13,6 +14,7 @@ static const char *const normalise_names[] = {"characters", "tokens", "none", NU
 
 struct score_options {
     struct model_options model;
+    struct depth_options depth;
     const char *prompt;
     const char *file;
     const char *batch;
@@ -25,6 +27,7 @@ struct scorer {
     const struct command *command;
     const struct score_options *options;
     struct drllm_model *model;
+    struct depth depth;
     struct drllm_session *session;
 };
 
@@ -139,6 +142,7 @@ static int print_result(const struct scorer *scorer, const struct question *ques
     if (scorer->options->json) {
         cJSON *json = cJSON_CreateObject();
         add_results(json, question);
+        depth_add_json(cJSON_AddObjectToObject(json, "routing"), scorer->session, &scorer->depth);
         return json_print(scorer->command, json, false);
     }
     printf("     log_prob       score  choice\n");
@@ -181,6 +185,7 @@ struct tally {
     size_t bad;
     size_t answered; /* lines that hold an answer */
     size_t right;
+    struct depth_mean depth;
 };
 
 /* What is wrong with a line, or NULL. The strings stay the JSON's. answer: -1 if there is none. */
@@ -239,6 +244,8 @@ static int print_scored_line(const struct scorer *scorer, size_t number, const s
         cJSON_AddNumberToObject(json, "answer", answer);
         cJSON_AddBoolToObject(json, "correct", right);
     }
+    depth_mean_add(&tally->depth, scorer->session);
+    depth_add_program_json(cJSON_AddObjectToObject(json, "routing"), scorer->session, &scorer->depth);
     return json_print(scorer->command, json, true);
 }
 
@@ -286,7 +293,7 @@ static int score_lines(const struct scorer *scorer, const struct text *text, str
 
 static int score_batch(const struct scorer *scorer) {
     struct text text = {NULL, 0, 0};
-    struct tally tally = {0, 0, 0};
+    struct tally tally = {.bad = 0};
     int exit_code = read_text(scorer->command, scorer->options->batch, &text);
     if (exit_code == TOOL_OK) {
         exit_code = score_lines(scorer, &text, &tally);
@@ -294,6 +301,7 @@ static int score_batch(const struct scorer *scorer) {
             fprintf(stderr, "accuracy: %zu of %zu (%.2f %%)\n", tally.right, tally.answered,
                     100.0 * (double)tally.right / (double)tally.answered);
         }
+        depth_mean_print(&tally.depth, &scorer->depth);
         if (tally.bad != 0) {
             report(scorer->command, "%zu bad lines in %s", tally.bad, scorer->options->batch);
         }
@@ -317,15 +325,21 @@ static int check(const struct command *command, const struct score_options *opti
                            options->batch != NULL ? "with -d the choices are in the file"
                                                   : "no choices: --choice TEXT is missing");
     }
-    return TOOL_OK;
+    return depth_check(command, &options->depth);
 }
 
 static int run(struct scorer *scorer) {
     const struct model_options *model = &scorer->options->model;
     int exit_code = open_model(scorer->command, model, &scorer->model);
     if (exit_code == TOOL_OK) {
+        exit_code = depth_open(scorer->command, &scorer->options->depth, scorer->model, &scorer->depth);
+    }
+    if (exit_code == TOOL_OK) {
         exit_code = open_session(scorer->command, scorer->model, (size_t)model->context, (unsigned)model->threads,
                                  &scorer->session);
+    }
+    if (exit_code == TOOL_OK) {
+        exit_code = depth_set(scorer->command, scorer->session, &scorer->depth);
     }
     if (exit_code == TOOL_OK) {
         interrupt_install();
@@ -334,12 +348,14 @@ static int run(struct scorer *scorer) {
     }
     interrupt_watch(NULL);
     drllm_session_close(scorer->session);
+    depth_close(&scorer->depth);
     drllm_model_close(scorer->model);
     return exit_code;
 }
 
 int score_main(const struct command *command, int argc, char **argv) {
-    struct score_options options = {.model = model_options_default(), .normalise = BY_CHARACTERS};
+    struct score_options options = {
+        .model = model_options_default(), .depth = depth_options_default(), .normalise = BY_CHARACTERS};
     const struct option table[] = {
         MODEL_FILE_OPTION(&options.model),
         OPT_TEXT('p', "prompt", &options.prompt, "TEXT", "the prompt, taken as it is"),
@@ -347,6 +363,7 @@ int score_main(const struct command *command, int argc, char **argv) {
         OPT_TEXTS(0, "choice", &options.choices, "TEXT", "an answer to score; may be repeated"),
         OPT_TEXT('d', "data", &options.batch, "FILE", "many questions, one JSON object a line; -: standard input"),
         OPT_WORD(0, "normalize", &options.normalise, normalise_names, "length that a log-probability is divided by"),
+        DEPTH_OPTIONS(&options.depth),
         OPT_FLAG(0, "json", &options.json, "print one JSON object"),
         CONTEXT_OPTION(&options.model),
         THREADS_OPTION(&options.model),
