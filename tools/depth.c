@@ -42,13 +42,13 @@ int depth_check(const struct command *command, const struct depth_options *optio
     }
     if (options->program != NULL && options->routers != NULL) {
         return usage_error(command,
-                           "--program and -r exclude each other; --depth static:PROGRAM leaves the routers out");
+                           "--program and --routers exclude each other; --depth static:PROGRAM leaves the routers out");
     }
     const bool routed = asked_kind(options) == DRLLM_DEPTH_ROUTED;
     const bool has_p = !isnan(options->router_p);
     const bool has_saving = !isnan(options->save_layers);
     if (routed && options->routers == NULL) {
-        return usage_error(command, "--depth routed needs routers: -r FILE is missing");
+        return usage_error(command, "--depth routed needs routers: --routers FILE is missing");
     }
     if (!routed && (has_p || has_saving)) {
         return usage_error(command, "--%s is for routers, and none decide here", has_p ? "router-p" : "save-layers");

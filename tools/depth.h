@@ -21,7 +21,7 @@ extern const char *const reroute_names[]; /* turn, never */
     OPT_TEXT('r', "routers", &(o)->routers, "FILE", "a router file: each prompt gets its own program"),          \
         OPT_TEXT(0, "program", &(o)->program, "LIST", "run these blocks: 0-9,11-14,15x2,16-29; none: no block"), \
         OPT_TEXT(0, "depth", &(o)->depth, "HOW",                                                                 \
-                 "routed, full or static:PROGRAM (default: what -r and --program say)"),                         \
+                 "routed, full or static:PROGRAM (default: what --routers and --program say)"),                  \
         OPT_REAL(0, "router-p", &(o)->router_p, "P", -1, 1,                                                      \
                  "-1 skips all, -0.5 is the routers alone, 0.5 executes all, 1 repeats all"),                    \
         OPT_REAL(0, "save-layers", &(o)->save_layers, "K", 0, 1e6, "layers to save on average")

@@ -4,7 +4,7 @@
 #include "tools/depth.h"
 #include "tools/files.h"
 #include "tools/interrupt.h"
-#include "tools/json.h"
+#include "tools/jsonl.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -193,9 +193,6 @@ static const char *read_question(const cJSON *json, struct question *question, i
     const cJSON *prompt = cJSON_GetObjectItemCaseSensitive(json, "prompt");
     const cJSON *choices = cJSON_GetObjectItemCaseSensitive(json, "choices");
     const cJSON *right = cJSON_GetObjectItemCaseSensitive(json, "answer");
-    if (!cJSON_IsObject(json)) {
-        return "it is no JSON object";
-    }
     if (!cJSON_IsString(prompt)) {
         return "it has no text \"prompt\"";
     }
@@ -250,15 +247,11 @@ static int print_scored_line(const struct scorer *scorer, size_t number, const s
 }
 
 /* Returns an exit code other than TOOL_OK only if the following lines are not worth trying. */
-static int score_line(const struct scorer *scorer, size_t number, const char *line, size_t size, struct tally *tally) {
+static int score_line(const struct scorer *scorer, size_t number, const cJSON *json, const char *wrong,
+                      struct tally *tally) {
     struct question question = {.prompt = NULL};
     int answer = -1;
-    const char *end = NULL;
-    cJSON *json = cJSON_ParseWithLengthOpts(line, size, &end, false);
-    const bool has_rest = json != NULL && strspn(end, " \t\r") != size - (size_t)(end - line);
-    const char *wrong = json == NULL ? "it is no JSON"
-                        : has_rest   ? "something follows the JSON object"
-                                     : read_question(json, &question, &answer);
+    wrong = wrong != NULL ? wrong : read_question(json, &question, &answer);
     int exit_code;
     if (wrong != NULL) {
         exit_code = print_bad_line(scorer, number, wrong, tally);
@@ -272,23 +265,19 @@ static int score_line(const struct scorer *scorer, size_t number, const char *li
     }
     question_release(&question);
     free((void *)question.choices);
-    cJSON_Delete(json);
     return exit_code;
 }
 
 static int score_lines(const struct scorer *scorer, const struct text *text, struct tally *tally) {
-    size_t number = 0;
-    for (size_t start = 0; start < text->size;) {
-        const char *line = text->data + start;
-        const char *end = memchr(line, '\n', text->size - start);
-        const size_t size = end == NULL ? text->size - start : (size_t)(end - line);
-        const int exit_code = score_line(scorer, ++number, line, size, tally);
-        if (exit_code != TOOL_OK) {
-            return exit_code;
-        }
-        start += size + 1;
+    struct json_lines lines = {.text = text->data, .size = text->size};
+    cJSON *json;
+    const char *wrong;
+    int exit_code = TOOL_OK;
+    while (exit_code == TOOL_OK && json_lines_next(&lines, &json, &wrong)) {
+        exit_code = score_line(scorer, lines.number, json, wrong, tally);
+        cJSON_Delete(json);
     }
-    return TOOL_OK;
+    return exit_code;
 }
 
 static int score_batch(const struct scorer *scorer) {
