@@ -6,7 +6,7 @@
 #include "tests/tests.h"
 #include "tests/tiny_model.h"
 
-#include <cjson/cJSON.h>
+#include <cJSON.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -4,7 +4,7 @@
 
 #include "tools/common.h"
 
-#include <cjson/cJSON.h>
+#include <cJSON.h>
 
 /* Let cJSON use the memory functions of common.h, so that nothing is ever left out of an object for want of memory. */
 void json_init(void);
