@@ -264,7 +264,7 @@ const int32_t *drllm_session_tokens(const struct drllm_session *session);
 
 /* Forget all tokens but the first n_tokens (keeps memory). ARGUMENT if there are fewer. */
 int drllm_session_rewind(struct drllm_session *session, size_t n_tokens);
-/* Forget everything, errors, timings and a pending cancel included. */
+/* Forget everything, errors, timings and a pending cancel included; the depth stays. */
 void drllm_session_reset(struct drllm_session *session);
 
 /* Make the running call, or the next one if none runs, return DRLLM_ERR_CANCELLED soon (within one chunk of one block).
@@ -290,7 +290,8 @@ enum drllm_depth_kind {
 
 enum drllm_reroute {
     DRLLM_REROUTE_TURN = 0, /* each prefill decides again, over all tokens so far and the new ones */
-    DRLLM_REROUTE_NEVER = 1 /* what was decided for an empty context holds until the context is empty again */
+    DRLLM_REROUTE_NEVER =
+        1 /* the program that an empty context got, by whatever depth, holds until it is empty again */
 };
 
 struct drllm_depth {
@@ -301,7 +302,7 @@ struct drllm_depth {
      * The knob of the paper, in [-1, 1]; default -0.5, the routers alone. Below, probabilities move from always-skip
      * at -1 to the routers' own; above, to always-execute at 0.5 and on to always-repeat at 1. */
     float router_p;
-    /* Layers to save on average, at least 0; default -1: off. Looked up in the file's calibration table, so that more
+    /* Layers to save on average, at least 0; default -1 (any number below 0): off. Looked up in the file's calibration table, so that more
      * asked is never less saved on the questions that the table was measured on. */
     float save_layers;
     /* Neither lets the first or the last block be skipped that its router would run. */

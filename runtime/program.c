@@ -21,6 +21,8 @@ size_t drllm_program_executions(const uint8_t *counts, size_t n_layers) {
     return sum;
 }
 
+static const char none[] = "none"; /* the text of a program that runs no block */
+
 /* ---- From text ---- */
 
 /* Blocks first .. last, all with one count. */
@@ -72,7 +74,7 @@ int drllm_program_parse(const char *text, size_t n_layers, uint8_t *counts, stru
     if (text == NULL || counts == NULL) {
         return drllm_fail(error, DRLLM_ERR_ARGUMENT, "text and counts must not be NULL");
     }
-    if (strcmp(text, "none") == 0) {
+    if (strcmp(text, none) == 0) {
         text = "";
     }
     /* Twice over the text: counts stay as they are unless all of it is good. */
@@ -109,9 +111,8 @@ int drllm_program_parse(const char *text, size_t n_layers, uint8_t *counts, stru
 /* ---- To text ---- */
 
 struct writer {
-    char *text;
-    size_t capacity;
-    size_t size; /* that is needed so far */
+    char *text;  /* NULL: only count */
+    size_t size; /* so far */
 };
 
 static void write_item(struct writer *writer, const struct item *item) {
@@ -123,34 +124,40 @@ static void write_item(struct writer *writer, const struct item *item) {
     if (item->count == 2) {
         size += drllm_format_text(text + size, sizeof text - size, "x2");
     }
-    if (size < writer->capacity && writer->size < writer->capacity - size) {
+    if (writer->text != NULL) {
         memcpy(writer->text + writer->size, text, size);
     }
     writer->size += size;
+}
+
+static void write_program(struct writer *writer, const uint8_t *counts, size_t n_layers) {
+    for (size_t first = 0, next; first < n_layers; first = next) {
+        for (next = first + 1; next < n_layers && counts[next] == counts[first]; next++) {
+        }
+        if (counts[first] > 0) {
+            write_item(writer, &(struct item){first, next - 1, counts[first]});
+        }
+    }
+    if (writer->size == 0) {
+        writer->size = sizeof none - 1;
+        if (writer->text != NULL) {
+            memcpy(writer->text, none, writer->size);
+        }
+    }
 }
 
 int drllm_program_format(const uint8_t *counts, size_t n_layers, char *text, size_t capacity, size_t *size) {
     if (counts == NULL || size == NULL || (text == NULL && capacity > 0) || !drllm_program_is_valid(counts, n_layers)) {
         return DRLLM_ERR_ARGUMENT;
     }
-    struct writer writer = {.text = text, .capacity = capacity};
-    for (size_t first = 0, next; first < n_layers; first = next) {
-        for (next = first + 1; next < n_layers && counts[next] == counts[first]; next++) {
-        }
-        if (counts[first] > 0) {
-            write_item(&writer, &(struct item){first, next - 1, counts[first]});
-        }
-    }
-    if (writer.size == 0) {
-        if (capacity > 4) {
-            memcpy(text, "none", 4);
-        }
-        writer.size = 4;
-    }
+    struct writer writer = {.text = NULL};
+    write_program(&writer, counts, n_layers);
     *size = writer.size + 1;
     if (*size > capacity) {
         return DRLLM_ERR_BUFFER;
     }
+    writer = (struct writer){.text = text};
+    write_program(&writer, counts, n_layers);
     text[writer.size] = '\0';
     return DRLLM_OK;
 }

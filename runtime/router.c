@@ -89,6 +89,14 @@ void drllm_router_run_close(struct drllm_router_run *run) {
 
 /* ---- The network ---- */
 
+static void scale_columns(float *restrict rows, size_t n_rows, size_t n_cols, const float *restrict scale) {
+    for (size_t i = 0; i < n_rows; i++) {
+        for (size_t j = 0; j < n_cols; j++) {
+            rows[i * n_cols + j] *= scale[j];
+        }
+    }
+}
+
 /* y [n_rows][rows of the matrix] = x * W^T */
 static bool multiply(struct drllm_router_run *run, size_t layer, enum drllm_router_matrix which, const float *x,
                      size_t n_rows, float *y) {
@@ -135,6 +143,9 @@ static int run_network(struct drllm_router_run *run, size_t layer, size_t n_toke
     const size_t n_hidden = routers->n_hidden;
     const size_t n_windows = drllm_router_windows(routers, n_tokens);
     const float scale = 1.0f / (float)(n_tokens / n_windows); /* of window sums to means, where it is fewer numbers */
+    if (router->input_scale != NULL) {
+        scale_columns(run->pooled, n_windows, router->matrix[DRLLM_ROUTER_FC1].cols, router->input_scale);
+    }
     if (!multiply(run, layer, DRLLM_ROUTER_FC1, run->pooled, n_windows, run->hidden)) {
         return xnnpack_failed(layer, error);
     }

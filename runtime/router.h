@@ -12,6 +12,7 @@
 struct drllm_router {
     struct drllm_matrix matrix[DRLLM_ROUTER_MATRICES];
     const float *bias[DRLLM_ROUTER_MATRICES]; /* [rows] */
+    const float *input_scale;                 /* [d_model], of an int8 fc1 (runtime/router_file.h); otherwise NULL */
 };
 
 struct drllm_routers {

@@ -4,6 +4,7 @@
 #include "runtime/error.h"
 #include "runtime/memory.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -31,11 +32,11 @@ static int check_kind(const struct drllm_gguf *gguf, struct drllm_error *error) 
                           (int)(architecture.size < 64 ? architecture.size : 64), architecture.data);
     }
     uint64_t version = VERSION;
-    (void)drllm_gguf_get_u64(gguf, "drllm.router.version", &version);
-    if (version != VERSION) {
+    const bool is_number = drllm_gguf_get_u64(gguf, "drllm.router.version", &version);
+    if ((!is_number && drllm_gguf_find(gguf, "drllm.router.version") != NULL) || version != VERSION) {
         return drllm_fail(error, DRLLM_ERR_UNSUPPORTED,
-                          "the router file has version %llu; this library reads version %d",
-                          (unsigned long long)version, VERSION);
+                          "the router file's version (drllm.router.version) is not %d, the one that this library reads",
+                          VERSION);
     }
     return DRLLM_OK;
 }
@@ -116,7 +117,7 @@ static int check_finite(const char *name, const float *values, size_t n, float l
         if (!isfinite(values[i]) || values[i] < least) {
             return drllm_fail(error, DRLLM_ERR_FORMAT,
                               "tensor %s of the router file holds NaN, infinite or negative %s", name,
-                              least == 0.0f ? "scales" : "values");
+                              least >= 0.0f ? "scales" : "values");
         }
     }
     return DRLLM_OK;
@@ -171,6 +172,10 @@ static int find_matrix(struct drllm_router_file *file, size_t layer, enum drllm_
         }
         drllm_format_text(other, sizeof other, "%s_scale", name);
         status = find_vector(&file->gguf, other, rows, 0.0f, &tensor->scales, error);
+        drllm_format_text(other, sizeof other, "blk.%zu.router.fc1.input_scale", layer);
+        if (status == DRLLM_OK && which == DRLLM_ROUTER_FC1 && drllm_gguf_find_tensor(&file->gguf, other) != NULL) {
+            status = find_vector(&file->gguf, other, tensor->weight->dims[0], FLT_MIN, &tensor->input_scale, error);
+        }
     }
     if (status == DRLLM_OK) {
         drllm_format_text(other, sizeof other, "blk.%zu.router.fc%d.bias", layer, which == DRLLM_ROUTER_FC1 ? 1 : 2);
@@ -260,6 +265,17 @@ void drllm_router_file_row(const struct drllm_router_tensor *tensor, size_t row,
     }
     const int8_t *q = (const int8_t *)tensor->weight->data + row * cols;
     for (size_t i = 0; i < cols; i++) {
-        values[i] = tensor->scales[row] * (float)q[i];
+        values[i] = tensor->scales[row] * (float)q[i] * (tensor->input_scale != NULL ? tensor->input_scale[i] : 1.0f);
+    }
+}
+
+void drllm_router_input_scale(const float *weights, size_t n_rows, size_t n_cols, float *input_scale) {
+    for (size_t j = 0; j < n_cols; j++) {
+        float most = 0.0f;
+        for (size_t i = 0; i < n_rows; i++) {
+            const float size = fabsf(weights[i * n_cols + j]);
+            most = size > most ? size : most;
+        }
+        input_scale[j] = most >= FLT_MIN ? most : 1.0f;
     }
 }

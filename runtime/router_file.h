@@ -16,12 +16,17 @@
  *                                              [-blocks, blocks]
  *   drllm.router.training             string   optional: what it was trained on and what was measured, a JSON object
  *
- *   blk.N.router.fc1.weight  [H][d_model]  F32, or I8 with one scale a row in fc1.weight_scale [H] (F32)
- *   blk.N.router.fc1.bias    [H]           F32
- *   blk.N.router.fc2.weight  [3][H]        as fc1.weight; rows are skip, execute, repeat
- *   blk.N.router.fc2.bias    [3]           F32
+ *   blk.N.router.fc1.weight       [H][d_model]  F32, or I8 with one scale a row in fc1.weight_scale [H] (F32)
+ *   blk.N.router.fc1.input_scale  [d_model]     F32, optional, above 0, with I8 only: what the input is multiplied by
+ *   blk.N.router.fc1.bias         [H]           F32
+ *   blk.N.router.fc2.weight       [3][H]        as fc1.weight; rows are skip, execute, repeat
+ *   blk.N.router.fc2.bias         [3]           F32
  *
- * logits = mean over windows of fc2 * gelu(fc1 * pooled + bias1) + bias2, with the tanh form of GELU. */
+ * logits = mean over windows of fc2 * gelu(fc1 * pooled + bias1) + bias2, with the tanh form of GELU.
+ *
+ * Some channels of hidden states are a thousand times as large as others, and int8 inputs with one scale a row would lose
+ * the others. So an int8 fc1 holds w / c for each column, where c = max |w| of the column is its input_scale: trained
+ * weights are small where the input is large. */
 #ifndef DRLLM_RUNTIME_ROUTER_FILE_H
 #define DRLLM_RUNTIME_ROUTER_FILE_H
 
@@ -35,6 +40,7 @@ enum drllm_router_matrix { DRLLM_ROUTER_FC1, DRLLM_ROUTER_FC2, DRLLM_ROUTER_MATR
 struct drllm_router_tensor {
     const struct drllm_gguf_tensor *weight; /* F32 or I8; dims[0] columns, dims[1] rows */
     const float *scales;                    /* [rows], NULL for F32 */
+    const float *input_scale;               /* [columns], NULL: all 1 */
     const float *bias;                      /* [rows] */
 };
 
@@ -59,6 +65,8 @@ const struct drllm_router_tensor *drllm_router_file_tensor(const struct drllm_ro
                                                            enum drllm_router_matrix which);
 /* One row as floats[dims[0]]. */
 void drllm_router_file_row(const struct drllm_router_tensor *tensor, size_t row, float *values);
+/* input_scale for an int8 form of a matrix [n_rows][n_cols]: the largest |w| of each column, 1 for a column of zeros. */
+void drllm_router_input_scale(const float *weights, size_t n_rows, size_t n_cols, float *input_scale);
 /* Row i of the calibration table. */
 void drllm_router_file_calibration(const struct drllm_router_file *file, size_t i, float *bias, float *saved);
 

@@ -4,6 +4,7 @@
 #include "runtime/router.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct builder {
@@ -79,24 +80,52 @@ static bool use_xnnpack(const struct builder *builder) {
     return status == DRLLM_XNN_OK;
 }
 
-/* The matrix in the format that it runs in: rows behind one another, and their scales if they are int8. */
-static bool convert(const struct builder *builder, const struct drllm_router_tensor *tensor, float *values,
-                    unsigned char *rows, float *scales) {
-    const size_t cols = tensor->weight->dims[0];
-    for (size_t row = 0; row < tensor->weight->dims[1]; row++) {
-        if (builder->format == DRLLM_FORMAT_F32) {
-            drllm_router_file_row(tensor, row, (float *)(void *)rows + row * cols);
-        } else if (tensor->scales != NULL) {
-            memcpy(rows + row * cols, (const unsigned char *)tensor->weight->data + row * cols, cols);
-            scales[row] = tensor->scales[row];
-        } else {
-            drllm_router_file_row(tensor, row, values);
-            if (!drllm_quantize_row_q8c(values, (int8_t *)rows + row * cols, &scales[row], cols)) {
-                return false;
-            }
-        }
+/* A matrix on its way into the format that it runs in. */
+struct conversion {
+    const struct drllm_router_tensor *tensor;
+    size_t n_rows, n_cols;
+    float *values;       /* [n_rows][n_cols] */
+    float *input_scale;  /* [n_cols], the routers'; NULL for a matrix whose input is taken as it is */
+    unsigned char *rows; /* [n_rows] rows of int8 or float32 */
+    float *scales;       /* [n_rows] of int8 rows */
+};
+
+/* Float32 weights to int8, with the columns brought to one size first. */
+static bool quantize(struct conversion *to) {
+    if (to->input_scale != NULL) {
+        drllm_router_input_scale(to->values, to->n_rows, to->n_cols, to->input_scale);
     }
-    return true;
+    bool good = true;
+    for (size_t row = 0; row < to->n_rows; row++) {
+        float *values = to->values + row * to->n_cols;
+        for (size_t i = 0; i < to->n_cols && to->input_scale != NULL; i++) {
+            values[i] /= to->input_scale[i];
+        }
+        good =
+            drllm_quantize_row_q8c(values, (int8_t *)to->rows + row * to->n_cols, &to->scales[row], to->n_cols) && good;
+    }
+    return good;
+}
+
+static bool convert(const struct builder *builder, struct conversion *to) {
+    const struct drllm_router_tensor *tensor = to->tensor;
+    const size_t n_weights = to->n_rows * to->n_cols;
+    if (builder->format == DRLLM_FORMAT_Q8C && tensor->scales != NULL) {
+        memcpy(to->rows, tensor->weight->data, n_weights);
+        memcpy(to->scales, tensor->scales, to->n_rows * sizeof *to->scales);
+        for (size_t i = 0; i < to->n_cols && to->input_scale != NULL; i++) {
+            to->input_scale[i] = tensor->input_scale != NULL ? tensor->input_scale[i] : 1.0f;
+        }
+        return true;
+    }
+    for (size_t row = 0; row < to->n_rows; row++) {
+        drllm_router_file_row(tensor, row, to->values + row * to->n_cols);
+    }
+    if (builder->format == DRLLM_FORMAT_F32) {
+        memcpy(to->rows, to->values, n_weights * sizeof *to->values);
+        return true;
+    }
+    return quantize(to);
 }
 
 static void *keep_for_xnn(void *user, size_t size, size_t alignment) {
@@ -146,25 +175,34 @@ static int load_matrix(const struct builder *builder, size_t layer, enum drllm_r
     struct drllm_matrix *matrix = &router->matrix[which];
     *matrix = (struct drllm_matrix){
         .format = builder->format, .rows = tensor->weight->dims[1], .cols = tensor->weight->dims[0]};
-    const size_t row_bytes = matrix->cols * (builder->format == DRLLM_FORMAT_F32 ? sizeof(float) : 1);
+    const size_t row_bytes = matrix->cols * sizeof(float);
+    const bool scales_input = which == DRLLM_ROUTER_FC1 && builder->format == DRLLM_FORMAT_Q8C;
     float *bias = drllm_keep(allocator, &builder->routers->kept, matrix->rows, sizeof *bias);
-    float *values = drllm_allocate(allocator, matrix->cols, sizeof *values);
-    float *scales = drllm_allocate(allocator, matrix->rows, sizeof *scales);
-    unsigned char *rows = drllm_allocate(allocator, matrix->rows, row_bytes);
+    struct conversion to = {.tensor = tensor,
+                            .n_rows = matrix->rows,
+                            .n_cols = matrix->cols,
+                            .values = drllm_allocate(allocator, matrix->rows, row_bytes),
+                            .rows = drllm_allocate(allocator, matrix->rows, row_bytes),
+                            .scales = drllm_allocate(allocator, matrix->rows, sizeof(float))};
+    if (scales_input) {
+        to.input_scale = drllm_keep(allocator, &builder->routers->kept, matrix->cols, sizeof *to.input_scale);
+        router->input_scale = to.input_scale;
+    }
     int status;
-    if (bias == NULL || values == NULL || scales == NULL || rows == NULL) {
+    if (bias == NULL || to.values == NULL || to.rows == NULL || to.scales == NULL ||
+        (scales_input && to.input_scale == NULL)) {
         status = out_of_memory(builder->error);
-    } else if (!convert(builder, tensor, values, rows, scales)) {
+    } else if (!convert(builder, &to)) {
         status =
             drllm_fail(builder->error, DRLLM_ERR_FORMAT, "the weights of the router of block %zu are too large", layer);
     } else {
         memcpy(bias, tensor->bias, matrix->rows * sizeof *bias);
         router->bias[which] = bias;
-        status = pack(builder, rows, scales, matrix);
+        status = pack(builder, to.rows, to.scales, matrix);
     }
-    drllm_release(allocator, values, matrix->cols, sizeof *values);
-    drllm_release(allocator, scales, matrix->rows, sizeof *scales);
-    drllm_release(allocator, rows, matrix->rows, row_bytes);
+    drllm_release(allocator, to.values, matrix->rows, row_bytes);
+    drllm_release(allocator, to.rows, matrix->rows, row_bytes);
+    drllm_release(allocator, to.scales, matrix->rows, sizeof(float));
     return status;
 }
 
@@ -215,9 +253,11 @@ int drllm_routers_skip_bias(const struct drllm_routers *routers, float save_laye
     }
     const float *saved = routers->saved;
     if (save_layers > saved[n - 1]) {
+        const long hundredths = lroundf(saved[n - 1] * 100.0f);
+        const size_t size = (size_t)labs(hundredths);
         return drllm_fail(error, DRLLM_ERR_ARGUMENT,
-                          "so many layers cannot be saved: the routers' calibration table ends at %d",
-                          (int)saved[n - 1]);
+                          "so many layers cannot be saved: the routers' calibration table ends at %s%zu.%zu%zu",
+                          hundredths < 0 ? "-" : "", size / 100, size / 10 % 10, size % 10);
     }
     size_t i = 0;
     while (saved[i] < save_layers) {
@@ -252,6 +292,7 @@ static int build(struct builder *builder) {
     if (routers->blocks == NULL) {
         return out_of_memory(builder->error);
     }
+    memset(routers->blocks, 0, n_layers * sizeof *routers->blocks);
     for (size_t layer = 0; layer < n_layers && status == DRLLM_OK; layer++) {
         status = load_matrix(builder, layer, DRLLM_ROUTER_FC1);
         if (status == DRLLM_OK) {

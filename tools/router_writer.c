@@ -140,7 +140,7 @@ static void set_metadata(struct drllm_gguf_changes *changes, const struct router
 
 /* ---- Tensors ---- */
 
-enum kind { KIND_WEIGHT, KIND_SCALE, KIND_BIAS };
+enum kind { KIND_WEIGHT, KIND_SCALE, KIND_INPUT_SCALE, KIND_BIAS };
 
 struct part {
     size_t layer;
@@ -151,7 +151,9 @@ struct part {
 enum { NAME_BYTES = 64 };
 
 struct plan {
-    const struct router_set *set;
+    const struct router_set *set; /* for int8: with columns of fc1 divided by their input scale */
+    float *fc1;                   /* of that set, [n_layers][n_hidden][d_model], or NULL */
+    float *input_scale;           /* [n_layers][d_model], or NULL */
     struct part *parts;
     struct drllm_gguf_file_tensor *tensors; /* beside the parts */
     char (*names)[NAME_BYTES];
@@ -160,16 +162,17 @@ struct plan {
 };
 
 static void plan_add(struct plan *plan, struct part part) {
-    static const char *const suffixes[] = {"weight", "weight_scale", "bias"};
+    static const char *const suffixes[] = {"weight", "weight_scale", "input_scale", "bias"};
     const struct matrix matrix = find_matrix(plan->set, part.layer, part.which);
     char *name = plan->names[plan->count];
     snprintf(name, NAME_BYTES, "blk.%zu.router.fc%d.%s", part.layer, part.which == DRLLM_ROUTER_FC1 ? 1 : 2,
              suffixes[part.kind]);
     const bool is_weight = part.kind == KIND_WEIGHT;
+    const bool has_columns = is_weight || part.kind == KIND_INPUT_SCALE;
     plan->tensors[plan->count] = (struct drllm_gguf_file_tensor){
         .name = {name, strlen(name)},
         .n_dims = is_weight ? 2 : 1,
-        .dims = {is_weight ? matrix.cols : matrix.rows, is_weight ? matrix.rows : 1, 1, 1},
+        .dims = {has_columns ? matrix.cols : matrix.rows, is_weight ? matrix.rows : 1, 1, 1},
         .type = is_weight && plan->int8 ? DRLLM_FORMAT_I8 : DRLLM_FORMAT_F32,
     };
     plan->parts[plan->count++] = part;
@@ -184,13 +187,31 @@ static void make_plan(struct plan *plan) {
         const struct part part = {.layer = i / (DRLLM_ROUTER_MATRICES * (KIND_BIAS + 1)),
                                   .which = (enum drllm_router_matrix)(i / (KIND_BIAS + 1) % DRLLM_ROUTER_MATRICES),
                                   .kind = (enum kind)(i % (KIND_BIAS + 1))};
-        if (plan->int8 || part.kind != KIND_SCALE) {
+        const bool only_int8 = part.kind == KIND_SCALE || part.kind == KIND_INPUT_SCALE;
+        const bool only_fc1 = part.kind == KIND_INPUT_SCALE;
+        if ((plan->int8 || !only_int8) && (part.which == DRLLM_ROUTER_FC1 || !only_fc1)) {
             plan_add(plan, part);
         }
     }
 }
 
+/* A copy of fc1 whose columns are of one size, and what the input is multiplied by instead. */
+static void scale_columns(struct plan *plan, const struct router_set *set) {
+    const size_t n_weights = set->n_hidden * set->d_model;
+    plan->fc1 = allocate(set->n_layers * n_weights, sizeof *plan->fc1);
+    plan->input_scale = allocate(set->n_layers * set->d_model, sizeof *plan->input_scale);
+    for (size_t layer = 0; layer < set->n_layers; layer++) {
+        float *scale = plan->input_scale + layer * set->d_model;
+        drllm_router_input_scale(set->fc1 + layer * n_weights, set->n_hidden, set->d_model, scale);
+        for (size_t i = 0; i < n_weights; i++) {
+            plan->fc1[layer * n_weights + i] = set->fc1[layer * n_weights + i] / scale[i % set->d_model];
+        }
+    }
+}
+
 static void plan_release(struct plan *plan) {
+    free(plan->fc1);
+    free(plan->input_scale);
     free(plan->parts);
     free(plan->tensors);
     free(plan->names);
@@ -217,6 +238,8 @@ static int produce(void *user, size_t tensor, size_t first_row, size_t n_rows, v
     const struct matrix matrix = find_matrix(plan->set, part->layer, part->which);
     if (part->kind == KIND_BIAS) {
         memcpy(bytes, matrix.bias, matrix.rows * sizeof *matrix.bias);
+    } else if (part->kind == KIND_INPUT_SCALE) {
+        memcpy(bytes, plan->input_scale + part->layer * matrix.cols, matrix.cols * sizeof *plan->input_scale);
     } else if (part->kind == KIND_SCALE) {
         quantize_rows(&matrix, 0, matrix.rows, NULL, bytes);
     } else if (plan->int8) {
@@ -244,11 +267,17 @@ static int check_finite(const struct command *command, const struct router_set *
 int router_set_write(const struct command *command, const char *path, const struct router_set *set, bool int8) {
     struct drllm_error error = {0};
     struct drllm_gguf_changes metadata = {0};
-    struct plan plan = {.set = set, .int8 = int8};
+    struct plan plan = {.int8 = int8};
     if (check_finite(command, set) != TOOL_OK) {
         return TOOL_FAILED;
     }
     set_metadata(&metadata, set);
+    struct router_set scaled = *set;
+    if (int8) {
+        scale_columns(&plan, set);
+        scaled.fc1 = plan.fc1;
+    }
+    plan.set = &scaled;
     make_plan(&plan);
     const struct drllm_gguf_file file = {
         .changes = &metadata, .tensors = plan.tensors, .n_tensors = plan.count, .produce = produce, .user = &plan};

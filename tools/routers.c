@@ -1,5 +1,4 @@
 /* drllm routers: a router file made ready for a model: checked against it, named after it, and quantised. */
-#include "quant/formats.h"
 #include "runtime/internal.h"
 #include "tools/commands.h"
 #include "tools/common.h"
@@ -102,41 +101,48 @@ static int replace_texts(const struct command *command, const struct routers_opt
 
 /* ---- Writing ---- */
 
-/* Of all rows of int8, the largest |error| / |row|, both as Euclidean norms. */
-static double largest_error(const float *values, size_t n_rows, size_t n_cols) {
-    int8_t *q = allocate(n_cols, 1);
-    double largest = 0.0;
-    for (size_t row = 0; row < n_rows; row++) {
-        const float *row_values = values + row * n_cols;
-        float scale = 0.0f;
-        double errors = 0.0;
-        double sum = 0.0;
-        if (drllm_quantize_row_q8c(row_values, q, &scale, n_cols)) {
-            for (size_t i = 0; i < n_cols; i++) {
-                const double error = (double)row_values[i] - (double)scale * q[i];
-                errors += error * error;
-                sum += (double)row_values[i] * (double)row_values[i];
-            }
-        }
-        if (sum > 0.0) {
-            largest = fmax(largest, sqrt(errors / sum));
-        }
+/* |error| / |row|, both Euclidean norms. */
+static double row_error(const float *values, const float *written, size_t n_cols) {
+    double errors = 0.0;
+    double sum = 0.0;
+    for (size_t i = 0; i < n_cols; i++) {
+        const double error = (double)values[i] - (double)written[i];
+        errors += error * error;
+        sum += (double)values[i] * (double)values[i];
     }
-    free(q);
+    return sum > 0.0 ? sqrt(errors / sum) : 0.0;
+}
+
+static double largest_error(const struct router_set *set, const struct router_set *written) {
+    double largest = 0.0;
+    for (size_t i = 0; i < set->n_layers * set->n_hidden; i++) {
+        const size_t at = i * set->d_model;
+        largest = fmax(largest, row_error(set->fc1 + at, written->fc1 + at, set->d_model));
+    }
+    for (size_t i = 0; i < set->n_layers * DRLLM_ROUTER_CLASSES; i++) {
+        const size_t at = i * set->n_hidden;
+        largest = fmax(largest, row_error(set->fc2 + at, written->fc2 + at, set->n_hidden));
+    }
     return largest;
 }
 
+/* By what is in the file now. */
 static int print_result(const struct command *command, const struct routers_options *options,
-                        const struct router_set *set) {
+                        const struct drllm_model *model, const struct router_set *set) {
+    struct routers_options again = *options;
+    struct router_set written = {.n_layers = 0};
     struct stat info;
     char bytes[16];
-    const double fc1 = options->as_float ? 0.0 : largest_error(set->fc1, set->n_layers * set->n_hidden, set->d_model);
-    const double fc2 =
-        options->as_float ? 0.0 : largest_error(set->fc2, set->n_layers * DRLLM_ROUTER_CLASSES, set->n_hidden);
-    const double size = stat(options->out, &info) == 0 ? (double)info.st_size : 0.0;
-    printf("%s: %zu routers in %s, %s, largest rounding error of a row %.2f %%\n", options->out, set->n_layers,
-           options->as_float ? "float32" : "int8", format_bytes(size, bytes), 100.0 * fmax(fc1, fc2));
-    return flush_output(command);
+    again.in = options->out;
+    int exit_code = read_routers(command, &again, model, &written);
+    if (exit_code == TOOL_OK) {
+        const double size = stat(options->out, &info) == 0 ? (double)info.st_size : 0.0;
+        printf("%s: %zu routers in %s, %s, largest rounding error of a row %.2f %%\n", options->out, set->n_layers,
+               options->as_float ? "float32" : "int8", format_bytes(size, bytes), 100.0 * largest_error(set, &written));
+        exit_code = flush_output(command);
+    }
+    router_set_release(&written);
+    return exit_code;
 }
 
 static int convert(const struct command *command, const struct routers_options *options) {
@@ -153,7 +159,7 @@ static int convert(const struct command *command, const struct routers_options *
         exit_code = router_set_write(command, options->out, &set, !options->as_float);
     }
     if (exit_code == TOOL_OK) {
-        exit_code = print_result(command, options, &set);
+        exit_code = print_result(command, options, model, &set);
     }
     router_set_release(&set);
     drllm_model_close(model);
