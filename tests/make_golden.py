@@ -10,6 +10,7 @@ import os
 import sys
 
 N_LAYERS, D_MODEL, N_TOP = 30, 576, 10
+ROUTES = "f32.kvf32", "route-skip10_20.f32", "route-rep15.f32"  # in the order of enum real_route
 
 
 def floats(path):
@@ -30,12 +31,9 @@ def main():
     ref = sys.argv[1]
     with open(os.path.join(ref, "reference.json"), encoding="utf-8") as file:
         prompts = json.load(file)["f32.kvf32"]["items"]
-    print("/* Made by tests/make_golden.py: prompt, ids, the largest logits, lengths of the residual. */")
+    print("/* Made by tests/make_golden.py: prompt, ids, lengths of the residual, the largest logits of each route. */")
     for number, item in enumerate(prompts):
-        stem = os.path.join(ref, f"f32.kvf32.p{number}")
-        logits = floats(stem + ".logits.f32")
-        hidden = floats(stem + ".layers.f32")
-        top = sorted(range(len(logits)), key=lambda i: -logits[i])[:N_TOP]
+        hidden = floats(os.path.join(ref, f"f32.kvf32.p{number}.layers.f32"))
         norms = [math.sqrt(sum(x * x for x in hidden[l * D_MODEL : (l + 1) * D_MODEL])) for l in range(N_LAYERS + 1)]
         ids = item["prompt_ids"]
         print(f"    {{{json.dumps(item['prompt'], ensure_ascii=True)},")
@@ -44,11 +42,14 @@ def main():
         print(",\n".join(rows([str(i) for i in ids], 16)))
         print("     },")
         print("     {")
-        print(",\n".join(rows([f"{{{i}, {logits[i]:.4f}f}}" for i in top], 5)))
-        print("     },")
-        print("     {")
         print(",\n".join(rows([f"{x:.6g}f" if "." in f"{x:.6g}" else f"{x:.6g}.0f" for x in norms], 10)))
-        print("     }},")
+        print("     },")
+        for route in ROUTES:
+            logits = floats(os.path.join(ref, f"{route}.p{number}.logits.f32"))
+            top = sorted(range(len(logits)), key=lambda i: -logits[i])[:N_TOP]
+            print("     {{" if route == ROUTES[0] else "      {")
+            print(",\n".join(rows([f"{{{i}, {logits[i]:.4f}f}}" for i in top], 5)))
+            print("      }," if route != ROUTES[-1] else "      }}},")
 
 
 if __name__ == "__main__":

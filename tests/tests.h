@@ -25,10 +25,15 @@
     X(chat)                  \
     X(model)                 \
     X(session)               \
+    X(program)               \
+    X(router_file)           \
+    X(routing)               \
     X(sampler)               \
     X(generate)              \
     X(parity)                \
-    X(cli)
+    X(routed)                \
+    X(cli)                   \
+    X(cli_depth)
 
 #define DRLLM_TEST_DECLARE(name) int drllm_test_##name(void);
 DRLLM_TEST_GROUPS(DRLLM_TEST_DECLARE)

@@ -314,7 +314,7 @@ struct metadata {
     size_t n_edits;
 };
 
-static void add_edit(struct gguf_writer *writer, const struct tiny_edit *edit) {
+void tiny_edit_write(const struct tiny_edit *edit, struct gguf_writer *writer) {
     const uint32_t two[] = {edit->u32, edit->u32};
     switch (edit->kind) {
     case TINY_OMIT:
@@ -432,7 +432,7 @@ uint8_t *tiny_model_write(const struct tiny_model *model, const struct tiny_edit
     }
     add_vocabulary(&metadata, o);
     for (size_t i = 0; i < n_edits; i++) {
-        add_edit(&metadata.writer, &edits[i]);
+        tiny_edit_write(&edits[i], &metadata.writer);
     }
     for (size_t i = 0; i < model->n_tensors; i++) {
         const struct tiny_tensor *tensor = &model->tensors[i];
@@ -517,8 +517,8 @@ static void multiply(double *y, const struct product *p, const double *x) {
 struct reference {
     const struct tiny_model *model;
     size_t group;
-    double *keys, *values; /* of all layers, [position][n_kv_heads][head_dim] */
-    size_t cache_size;     /* of a layer */
+    double *keys, *values; /* of all executions, [position][n_kv_heads][head_dim] */
+    size_t cache_size;     /* of an execution */
 };
 
 static void multiply_block(const struct reference *reference, size_t layer, const char *name, double *y,
@@ -586,10 +586,11 @@ static void add_to(double *x, const double *y, size_t n) {
     }
 }
 
-static void run_block(const struct reference *reference, size_t layer, double *x, size_t position) {
+/* slot: the number of this execution in the pass */
+static void run_block(const struct reference *reference, size_t layer, size_t slot, double *x, size_t position) {
     const struct tiny_model *model = reference->model;
-    double *keys = reference->keys + layer * reference->cache_size;
-    double *values = reference->values + layer * reference->cache_size;
+    double *keys = reference->keys + slot * reference->cache_size;
+    double *values = reference->values + slot * reference->cache_size;
     const struct tiny_options *o = &model->options;
     const size_t q_width = o->n_heads * o->head_dim, kv_width = o->n_kv_heads * o->head_dim;
     double *h = must_allocate(o->d_model, sizeof *h), *projected = must_allocate(o->d_model, sizeof *projected);
@@ -631,41 +632,70 @@ static void run_block(const struct reference *reference, size_t layer, double *x
     free(up);
 }
 
-void tiny_model_reference(const struct tiny_model *model, size_t group, const int32_t *tokens, size_t n_tokens,
-                          double *logits, double *hidden) {
+/* One token through all blocks. */
+static void run_blocks(const struct tiny_pass *pass, const struct reference *reference, double *x, size_t position) {
+    const struct tiny_options *o = &pass->model->options;
+    size_t slot = 0;
+    for (size_t layer = 0; layer < o->n_layers; layer++) {
+        if (pass->inputs != NULL) {
+            memcpy(pass->inputs + (layer * pass->n_tokens + position) * o->d_model, x, o->d_model * sizeof *x);
+        }
+        const size_t count = pass->program != NULL ? pass->program[layer] : 1;
+        for (size_t i = 0; i < count; i++) {
+            run_block(reference, layer, slot++, x, position);
+        }
+        if (pass->hidden != NULL) {
+            memcpy(pass->hidden + layer * o->d_model, x, o->d_model * sizeof *x);
+        }
+    }
+}
+
+static size_t n_executions(const struct tiny_pass *pass) {
+    size_t n = pass->program != NULL ? 0 : pass->model->options.n_layers;
+    for (size_t layer = 0; pass->program != NULL && layer < pass->model->options.n_layers; layer++) {
+        n += pass->program[layer];
+    }
+    return n;
+}
+
+void tiny_pass_run(const struct tiny_pass *pass) {
+    const struct tiny_model *model = pass->model;
     const struct tiny_options *o = &model->options;
-    const size_t cache_size = n_tokens * o->n_kv_heads * o->head_dim;
+    const size_t n_slots = n_executions(pass);
+    const size_t cache_size = pass->n_tokens * o->n_kv_heads * o->head_dim;
     const struct reference reference = {.model = model,
-                                        .group = group,
-                                        .keys = must_allocate(o->n_layers * cache_size, sizeof(double)),
-                                        .values = must_allocate(o->n_layers * cache_size, sizeof(double)),
+                                        .group = pass->group,
+                                        .keys = must_allocate(n_slots * cache_size, sizeof(double)),
+                                        .values = must_allocate(n_slots * cache_size, sizeof(double)),
                                         .cache_size = cache_size};
     double *x = must_allocate(o->d_model, sizeof *x), *normed = must_allocate(o->d_model, sizeof *normed);
     const float *embedding = tiny_model_values(model, "token_embd.weight");
     const struct product head = {.weights = o->untied ? tiny_model_values(model, "output.weight") : embedding,
                                  .cols = o->d_model,
                                  .rows = o->n_vocab,
-                                 .group = group};
-    for (size_t position = 0; position < n_tokens; position++) {
+                                 .group = pass->group};
+    for (size_t position = 0; position < pass->n_tokens; position++) {
         for (size_t i = 0; i < o->d_model; i++) {
-            x[i] = (double)embedding[(size_t)tokens[position] * o->d_model + i];
+            x[i] = (double)embedding[(size_t)pass->tokens[position] * o->d_model + i];
         }
-        for (size_t layer = 0; layer < o->n_layers; layer++) {
-            run_block(&reference, layer, x, position);
-            if (hidden != NULL) {
-                memcpy(hidden + layer * o->d_model, x, o->d_model * sizeof *x);
-            }
-        }
+        run_blocks(pass, &reference, x, position);
         rms_norm(normed, x, tiny_model_values(model, "output_norm.weight"), o->d_model);
-        if (hidden != NULL) {
-            memcpy(hidden + o->n_layers * o->d_model, normed, o->d_model * sizeof *normed);
+        if (pass->hidden != NULL) {
+            memcpy(pass->hidden + o->n_layers * o->d_model, normed, o->d_model * sizeof *normed);
         }
-        multiply(logits + position * o->n_vocab, &head, normed);
+        multiply(pass->logits + position * o->n_vocab, &head, normed);
     }
     free(reference.keys);
     free(reference.values);
     free(x);
     free(normed);
+}
+
+void tiny_model_reference(const struct tiny_model *model, size_t group, const int32_t *tokens, size_t n_tokens,
+                          double *logits, double *hidden) {
+    const struct tiny_pass pass = {
+        .model = model, .group = group, .tokens = tokens, .n_tokens = n_tokens, .logits = logits, .hidden = hidden};
+    tiny_pass_run(&pass);
 }
 
 /* ---- Counted memory ---- */

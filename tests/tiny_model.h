@@ -60,6 +60,8 @@ struct tiny_edit {
     float f32;
     const char *string;
 };
+/* The entry as it goes into a file: nothing for TINY_OMIT. */
+void tiny_edit_write(const struct tiny_edit *edit, struct gguf_writer *writer);
 
 struct tiny_model {
     struct tiny_options options;
@@ -81,10 +83,22 @@ uint8_t *tiny_model_write(const struct tiny_model *model, const struct tiny_edit
 /* Both steps. */
 uint8_t *tiny_model_file(const struct tiny_options *options, size_t *size);
 
-/* Logits after each of the tokens, [n_tokens][n_vocab], computed in double precision from the tensors' values, and
- * if hidden is not NULL the last token's residual after every block and after the final norm, [n_layers +
- * 1][d_model]. group: what goes into a product is first rounded to 8 bits with one scale for so many values, and
- * keys and values to F16; 0: neither is. */
+/* A pass over tokens in double precision, from the tensors' values. */
+struct tiny_pass {
+    const struct tiny_model *model;
+    /* What goes into a product is first rounded to 8 bits with one scale for so many values, and keys and values to
+     * F16; 0: neither is. */
+    size_t group;
+    const uint8_t *program; /* how often each block runs, [n_layers]; NULL: once */
+    const int32_t *tokens;
+    size_t n_tokens;
+    double *logits; /* out: after each token, [n_tokens][n_vocab] */
+    double *hidden; /* out: the last token's residual after every block and the final norm, [n_layers + 1][d_model] */
+    double *inputs; /* out: the residuals ahead of every block, [n_layers][n_tokens][d_model]; either may be NULL */
+};
+void tiny_pass_run(const struct tiny_pass *pass);
+
+/* At full depth, without inputs. */
 void tiny_model_reference(const struct tiny_model *model, size_t group, const int32_t *tokens, size_t n_tokens,
                           double *logits, double *hidden);
 
