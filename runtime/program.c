@@ -153,7 +153,7 @@ int drllm_program_format(const uint8_t *counts, size_t n_layers, char *text, siz
     struct writer writer = {.text = NULL};
     write_program(&writer, counts, n_layers);
     *size = writer.size + 1;
-    if (*size > capacity) {
+    if (text == NULL || *size > capacity) {
         return DRLLM_ERR_BUFFER;
     }
     writer = (struct writer){.text = text};

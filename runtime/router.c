@@ -142,7 +142,8 @@ static int run_network(struct drllm_router_run *run, size_t layer, size_t n_toke
     const struct drllm_vec_ops *vec = routers->model->vec;
     const size_t n_hidden = routers->n_hidden;
     const size_t n_windows = drllm_router_windows(routers, n_tokens);
-    const float scale = 1.0f / (float)(n_tokens / n_windows); /* of window sums to means, where it is fewer numbers */
+    const size_t width = n_tokens / n_windows;
+    const float scale = 1.0f / (float)width; /* of window sums to means, where it is fewer numbers */
     if (router->input_scale != NULL) {
         scale_columns(run->pooled, n_windows, router->matrix[DRLLM_ROUTER_FC1].cols, router->input_scale);
     }
