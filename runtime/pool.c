@@ -63,48 +63,79 @@ void drllm_pool_add(struct drllm_session *session, size_t layer, const struct dr
     }
 }
 
-/* The hidden state of one token, which a segment of the pass must hold. */
-static const float *row_at(const struct drllm_session *session, const struct drllm_pass *pass, size_t position) {
-    const struct drllm_segment *segment = pass->segments;
-    while (position < segment->first || position - segment->first >= segment->n) {
+/* What windows are summed up from. */
+struct view {
+    const struct drllm_vec_ops *vec;
+    size_t d_model;
+    const struct drllm_segment *segments; /* of the pass; they hold all tokens whose cells are not kept */
+    size_t n_segments;
+    const float *rows; /* of the segments */
+    const float *kept; /* [cells][d_model] ahead of the block, or NULL */
+    float *cell;       /* [d_model]: room for a cell that is not kept */
+};
+
+/* The hidden state of one token. */
+static const float *row_at(const struct view *view, size_t position) {
+    const struct drllm_segment *segment = view->segments;
+    const struct drllm_segment *last = view->segments + view->n_segments - 1;
+    while (segment != last && (position < segment->first || position - segment->first >= segment->n)) {
         segment++;
     }
-    return session->residual + (segment->row + position - segment->first) * session->model->config.d_model;
+    return view->rows + (segment->row + position - segment->first) * view->d_model;
 }
 
-/* The sum over a whole cell, kept or taken from the pass. */
-static const float *cell_at(struct drllm_session *session, size_t layer, const struct drllm_pass *pass,
-                            size_t position) {
-    const size_t d_model = session->model->config.d_model;
-    if (pass->pool) {
-        return kept_cell(session, layer, position);
+/* The sum over a whole cell. */
+static const float *cell_at(const struct view *view, size_t position) {
+    if (view->kept != NULL) {
+        return view->kept + position / DRLLM_POOL_CELL * view->d_model;
     }
-    float *sum = session->router.cell;
-    memcpy(sum, row_at(session, pass, position), d_model * sizeof *sum);
+    memcpy(view->cell, row_at(view, position), view->d_model * sizeof *view->cell);
     for (size_t i = 1; i < DRLLM_POOL_CELL; i++) {
-        session->model->vec->add(sum, row_at(session, pass, position + i), d_model);
+        view->vec->add(view->cell, row_at(view, position + i), view->d_model);
     }
-    return sum;
+    return view->cell;
 }
 
-void drllm_pool_read(struct drllm_session *session, size_t layer, const struct drllm_pass *pass) {
-    const struct drllm_vec_ops *vec = session->model->vec;
-    const size_t d_model = session->model->config.d_model;
-    const size_t n_windows = drllm_router_windows(session->router.routers, pass->n_tokens);
-    const size_t width = pass->n_tokens / n_windows;
+static void sum_windows(const struct view *view, size_t n_windows, size_t width, float *sums) {
     for (size_t window = 0; window < n_windows; window++) {
-        float *sum = session->router.pooled + window * d_model;
+        float *sum = sums + window * view->d_model;
         const size_t end = (window + 1) * width;
         for (size_t position = window * width; position < end;) {
             const bool is_start = position == window * width;
             const bool whole = position % DRLLM_POOL_CELL == 0 && end - position >= DRLLM_POOL_CELL;
-            const float *part = whole ? cell_at(session, layer, pass, position) : row_at(session, pass, position);
+            const float *part = whole ? cell_at(view, position) : row_at(view, position);
             if (is_start) {
-                memcpy(sum, part, d_model * sizeof *sum);
+                memcpy(sum, part, view->d_model * sizeof *sum);
             } else {
-                vec->add(sum, part, d_model);
+                view->vec->add(sum, part, view->d_model);
             }
             position += whole ? (size_t)DRLLM_POOL_CELL : 1;
         }
     }
+}
+
+void drllm_pool_read(struct drllm_session *session, size_t layer, const struct drllm_pass *pass) {
+    const struct view view = {.vec = session->model->vec,
+                              .d_model = session->model->config.d_model,
+                              .segments = pass->segments,
+                              .n_segments = pass->n_segments,
+                              .rows = session->residual,
+                              .kept = pass->pool ? kept_cell(session, layer, 0) : NULL,
+                              .cell = session->router.cell};
+    const size_t n_windows = drllm_router_windows(session->router.routers, pass->n_tokens);
+    sum_windows(&view, n_windows, pass->n_tokens / n_windows, session->router.pooled);
+}
+
+size_t drllm_router_window_sums(const struct drllm_model *model, const float *hidden, size_t n_tokens, size_t n_windows,
+                                float *sums, float *scratch) {
+    const struct drllm_segment all = {.n = n_tokens};
+    const struct view view = {.vec = model->vec,
+                              .d_model = model->config.d_model,
+                              .segments = &all,
+                              .n_segments = 1,
+                              .rows = hidden,
+                              .cell = scratch};
+    n_windows = n_windows < n_tokens ? n_windows : n_tokens;
+    sum_windows(&view, n_windows, n_tokens / n_windows, sums);
+    return n_windows;
 }

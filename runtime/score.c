@@ -62,7 +62,7 @@ static int score_tails(struct drllm_session *session, struct drllm_choice *choic
     return status;
 }
 
-static int check_choices(struct drllm_session *session, size_t n_prompt, const struct drllm_choice *choices, size_t n) {
+int drllm_score_check(struct drllm_session *session, size_t n_prompt, const struct drllm_choice *choices, size_t n) {
     for (size_t i = 0; i < n; i++) {
         if (choices[i].tokens == NULL || choices[i].n_tokens == 0) {
             return drllm_session_fail(session, DRLLM_ERR_ARGUMENT, "choice %zu has no tokens", i);
@@ -92,7 +92,7 @@ int drllm_session_score(struct drllm_session *session, const int32_t *prompt, si
     if (choices == NULL || n_choices == 0) {
         return drllm_session_fail(session, DRLLM_ERR_ARGUMENT, "there are no choices to score");
     }
-    int status = check_choices(session, n_prompt, choices, n_choices);
+    int status = drllm_score_check(session, n_prompt, choices, n_choices);
     if (status == DRLLM_OK) {
         status = drllm_session_prefill(session, prompt, n_prompt);
     }

@@ -255,8 +255,8 @@ void drllm_session_set_layer_hook(struct drllm_session *session, drllm_layer_hoo
 
 /* ---- Computing ---- */
 
-static int check_tokens(struct drllm_session *session, const int32_t *tokens, size_t n_tokens, size_t first) {
-    if (tokens == NULL || n_tokens == 0 || first >= n_tokens) {
+int drllm_session_check_tokens(struct drllm_session *session, const int32_t *tokens, size_t n_tokens) {
+    if (tokens == NULL || n_tokens == 0) {
         return drllm_session_fail(session, DRLLM_ERR_ARGUMENT, "there are no tokens to compute");
     }
     if (n_tokens > session->n_context - session->n_tokens) {
@@ -307,7 +307,9 @@ static int check_and_compute(struct drllm_session *session, const int32_t *token
     if (session == NULL) {
         return DRLLM_ERR_ARGUMENT;
     }
-    const int status = check_tokens(session, tokens, n_tokens, first);
+    const int status = first < n_tokens
+                           ? drllm_session_check_tokens(session, tokens, n_tokens)
+                           : drllm_session_fail(session, DRLLM_ERR_ARGUMENT, "there are no tokens to compute");
     if (status != DRLLM_OK) {
         session->has_logits = false;
         return status;

@@ -152,6 +152,11 @@ void drllm_attention_run(struct drllm_session *session, size_t slot, size_t n, s
 /* Floats of scratch that one worker needs. */
 size_t drllm_attention_floats(const struct drllm_config *config, size_t max_keys);
 
+/* session.c, score.c: ARGUMENT or CONTEXT_FULL, with the session's error set, unless the tokens (behind the context), or
+ * the choices behind a prompt, can be computed. */
+int drllm_session_check_tokens(struct drllm_session *session, const int32_t *tokens, size_t n_tokens);
+int drllm_score_check(struct drllm_session *session, size_t n_prompt, const struct drllm_choice *choices, size_t n);
+
 /* CANCELLED, with the session's error set, once after drllm_session_cancel; otherwise DRLLM_OK. */
 int drllm_session_check_cancel(struct drllm_session *session);
 
