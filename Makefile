@@ -90,7 +90,7 @@ endif
 
 # POSIX and Linux calls are for the platform and the programs; the library proper is plain C11.
 $(obj)/platform/% $(obj)/tools/% $(obj)/tests/%: private cppflags += -D_GNU_SOURCE
-$(obj)/quant/% $(obj)/runtime/router.o: private speed := -O3
+$(obj)/quant/% $(obj)/runtime/router.o $(obj)/tools/train_network.o: private speed := -O3
 define isa_rule
 $(obj)/quant/%_$(1).o: private isa_flags := $(isa_flags_$(1))
 endef
@@ -181,7 +181,8 @@ link = $(call say,LINK) $(cc) $(ldflags) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o
 $(program): $(call objects,$(tool_src)) $(lib) $(BUILD)/sources
 	$(call link,cjson)
 
-$(runner): $(call objects,$(test_src)) $(lib) $(BUILD)/sources
+# The runner holds the tools, too; one of them it includes.
+$(runner): $(call objects,$(test_src) $(filter-out tools/drllm.c tools/gguf_file.c,$(tool_src))) $(lib) $(BUILD)/sources
 	$(call link,cmocka cjson)
 
 $(examples): $(BUILD)/%: $(obj)/%.o $(lib)

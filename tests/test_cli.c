@@ -18,8 +18,8 @@ static char no_chat[CLI_PATH_BYTES]; /* the same without a chat template */
 
 /* ---- Use ---- */
 
-static const char *const commands[] = {"run",     "chat",     "score",    "perplexity", "logits", "bench",
-                                       "inspect", "tokenize", "quantize", "routers",    "route"};
+static const char *const commands[] = {"run",      "chat",     "score",   "perplexity", "logits",  "bench", "inspect",
+                                       "tokenize", "quantize", "routers", "route",      "convert", "train"};
 
 static void test_help(void **state) {
     (void)state;
@@ -113,6 +113,12 @@ static void test_wrong_use(void **state) {
         {{"route", "-m", "x"}, "-f FILE is missing"},
         {{"route", "-m", "x", "-f", "y", "-o", "z", "--plot=z"}, "cannot both go to z"},
         {{"route", "-m", "x", "-f", "y", "--plot", "-"}, "cannot both go to -"},
+        {{"convert", "arc"}, "FORMAT and IN must be given"},
+        {{"convert", "parquet", "x"}, "'parquet' is none of arc, openbookqa, mmlu"},
+        {{"convert", "gsm8k", "x", "--letters"}, "gsm8k has no choices"},
+        {{"convert", "piqa", "x"}, "piqa needs --answers FILE"},
+        {{"convert", "arc", "x", "--answers", "y"}, "arc holds its answers"},
+        {{"convert", "piqa", "x", "y", "--answers", "z"}, "for one file"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct cli_outcome outcome = cli_run(NULL, cases[i].arguments);

@@ -32,6 +32,8 @@
     X(generate)              \
     X(parity)                \
     X(routed)                \
+    X(questions)             \
+    X(train)                 \
     X(cli)                   \
     X(cli_depth)
 

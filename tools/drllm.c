@@ -53,6 +53,22 @@ static const struct command commands[] = {
      "With --routers, --program or --depth each test also runs at full depth and without any block, in turn. The\n"
      "ratios are medians over the repetitions; 'of saving' is the time saved as a share of what the saved blocks take.",
      bench_main},
+    {"convert", "FORMAT IN... [-o FILE] [OPTION]...", "Turn question sets in their own file formats into JSON lines.",
+     "FORMAT is arc, openbookqa, piqa, agieval, gsm8k, math or dart-math (JSON lines), truthfulqa (mc_task.json),\n"
+     "squad (JSON of SQuAD 2), mmlu (CSV without a head), gpqa (CSV) or aime (CSV or JSON lines). Lines that are\n"
+     "written hold task, prompt, choices and answer, or task, prompt, answer, match and max_tokens. The choices of\n"
+     "truthfulqa and gpqa, whose files put the right one first, are shuffled. A bad record gives a message and exit\n"
+     "status 1; the others are written.",
+     convert_main},
+    {"search", "-m FILE -d FILE... -o FILE [OPTION]...",
+     "Find layer programs that answer questions better, or with fewer blocks.",
+     "Questions are lines of JSON: {\"task\", \"prompt\", \"choices\", \"answer\"}. Programs are searched on some "
+     "questions "
+     "of a\n"
+     "group and verified on others; the labels name the program of each question's group, full depth where none "
+     "holds.\n"
+     "An interrupted search goes on when it is started again (OUTPUT.state).",
+     search_main},
     {"inspect", "FILE [OPTION]...", "Show what a GGUF file holds.", NULL, inspect_main},
     {"tokenize", "-m FILE (-p TEXT... | -f FILE) [OPTION]...", "Turn texts into token ids, or ids into text.",
      "One line of ids a text. The model may be a file that holds only a vocabulary. With --decode the texts are ids, "
@@ -66,6 +82,15 @@ static const struct command commands[] = {
      "--pure.\n"
      "A matrix whose rows are no whole number of blocks becomes f16.",
      quantize_main},
+    {"train", "-m FILE -l FILE... -o FILE [OPTION]...", "Train routers that give prompts their layer programs.",
+     "Each line of a file is a JSON object {\"task\": TEXT, \"prompt\": TEXT, \"program\": \"0-14,16x2,18-29\"}; "
+     "the task\n"
+     "may be missing, other fields are ignored. Guard prompts need no program. The hidden states that the routers see "
+     "are\n"
+     "kept in a file (18 kB a prompt and block of a model of width 576, with 8 windows) until the routers are there; "
+     "after\n"
+     "Ctrl-C the same command goes on there. A bad line gives a message and, at the end, exit status 1.",
+     train_main},
     {"routers", "-m FILE IN OUT [OPTION]...",
      "Make a router file ready for a model: check it, name the model, quantise.",
      "IN is a router file, of float32 or int8 weights, that names this model or none; OUT may be the same file. The\n"

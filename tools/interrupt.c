@@ -5,13 +5,13 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
-/* A signal handler reaches only what is global. */
-static volatile sig_atomic_t seen;
+/* A signal handler reaches only what is global; all threads look at it. */
+static atomic_int seen;
 static struct drllm_session *_Atomic watched;
 
 static void on_interrupt(int number) {
     (void)number;
-    seen = 1;
+    atomic_store(&seen, 1);
     struct drllm_session *session = atomic_load(&watched);
     if (session != NULL) {
         drllm_session_cancel(session); /* its contract allows it here. NOLINT(bugprone-signal-handler,cert-sig30-c) */
@@ -26,17 +26,17 @@ void interrupt_install(void) {
 
 void interrupt_watch(struct drllm_session *session) {
     atomic_store(&watched, session);
-    if (seen != 0 && session != NULL) {
+    if (interrupt_seen() && session != NULL) {
         drllm_session_cancel(session);
     }
 }
 
 bool interrupt_seen(void) {
-    return seen != 0;
+    return atomic_load(&seen) != 0;
 }
 
 void interrupt_forget(void) {
-    seen = 0;
+    atomic_store(&seen, 0);
 }
 
 bool interrupt_wait_readable(int descriptor) {
@@ -47,9 +47,9 @@ bool interrupt_wait_readable(int descriptor) {
     sigaddset(&blocked, SIGINT);
     pthread_sigmask(SIG_BLOCK, &blocked, &before);
     struct pollfd poll_descriptor = {.fd = descriptor, .events = POLLIN};
-    while (seen == 0 && ppoll(&poll_descriptor, 1, NULL, &before) < 0) {
+    while (!interrupt_seen() && ppoll(&poll_descriptor, 1, NULL, &before) < 0) {
     }
-    const bool readable = seen == 0;
+    const bool readable = !interrupt_seen();
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return readable;
 }

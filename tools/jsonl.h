@@ -4,6 +4,10 @@
 
 #include "tools/json.h"
 
+/* Whether a JSON text holds a zero byte, \u0000, or \u without a number, where cJSON would end a string without a word.
+ * The text is zero-terminated. */
+bool json_cuts_text(const char *text, size_t size);
+
 /* The one object that a text holds. NULL where it does not hold exactly that, and *wrong says why. */
 cJSON *json_parse_object(const char *text, size_t size, const char **wrong);
 
