@@ -19,7 +19,7 @@ static char no_chat[CLI_PATH_BYTES]; /* the same without a chat template */
 /* ---- Use ---- */
 
 static const char *const commands[] = {"run",      "chat",     "score",   "perplexity", "logits",  "bench", "inspect",
-                                       "tokenize", "quantize", "routers", "route",      "convert", "train"};
+                                       "tokenize", "quantize", "routers", "route",      "convert", "train", "eval"};
 
 static void test_help(void **state) {
     (void)state;

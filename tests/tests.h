@@ -34,6 +34,7 @@
     X(routed)                \
     X(questions)             \
     X(train)                 \
+    X(eval)                  \
     X(cli)                   \
     X(cli_depth)
 

@@ -15,6 +15,7 @@ int tokenize_main(const struct command *command, int argc, char **argv);
 int quantize_main(const struct command *command, int argc, char **argv);
 int convert_main(const struct command *command, int argc, char **argv);
 int search_main(const struct command *command, int argc, char **argv);
+int eval_main(const struct command *command, int argc, char **argv);
 int train_main(const struct command *command, int argc, char **argv);
 int routers_main(const struct command *command, int argc, char **argv);
 int route_main(const struct command *command, int argc, char **argv);

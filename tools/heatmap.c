@@ -2,6 +2,7 @@
 
 #include "runtime/utf8.h"
 #include "tools/common.h"
+#include "tools/svg.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -28,41 +29,9 @@ struct picture {
 
 /* ---- Texts ---- */
 
-static void put_character(FILE *stream, const char *text, size_t size) {
-    static const char *const escapes[] = {"&&amp;", "<&lt;", ">&gt;", "\"&quot;"};
-    for (size_t i = 0; i < sizeof escapes / sizeof escapes[0]; i++) {
-        if (text[0] == escapes[i][0]) {
-            fputs(escapes[i] + 1, stream);
-            return;
-        }
-    }
-    /* What XML does not allow in any form: controls, and the non-characters U+FFFE and U+FFFF. */
-    const bool is_bad = (unsigned char)text[0] < 0x20 || text[0] == 0x7f ||
-                        (size == 3 && (memcmp(text, "\xef\xbf\xbe", 3) == 0 || memcmp(text, "\xef\xbf\xbf", 3) == 0));
-    fwrite(is_bad ? "?" : text, 1, is_bad ? 1 : size, stream);
-}
-
-/* At most `most` characters of it. */
-static void put_text(FILE *stream, const char *text, size_t most) {
-    char *clean = allocate(3 * strlen(text) + 1, 1);
-    const size_t size = drllm_utf8_sanitise(text, strlen(text), clean);
-    bool whole;
-    size_t n = 0;
-    for (size_t at = 0; at < size; n++) {
-        const size_t step = drllm_utf8_character(clean + at, size - at, &whole);
-        if (n + 1 == most && at + step < size) {
-            fputs("…", stream);
-            break;
-        }
-        put_character(stream, clean + at, step);
-        at += step;
-    }
-    free(clean);
-}
-
 static void put_element(FILE *stream, const char *element, const char *text) {
     fprintf(stream, "<%s>", element);
-    put_text(stream, text, SIZE_MAX);
+    svg_put_text(stream, text, SIZE_MAX);
     fprintf(stream, "</%s>\n", element);
 }
 
@@ -219,9 +188,9 @@ static void put_group(const struct picture *picture, size_t group, double y) {
     fputs("</g>\n", stream);
     const double saved = put_strip(picture, group, y + rows_height(picture, group) + STRIP_GAP);
     fprintf(stream, "<g><title>");
-    put_text(stream, name, SIZE_MAX);
+    svg_put_text(stream, name, SIZE_MAX);
     fprintf(stream, "</title><text class=\"g\" x=\"%d\" y=\"%g\">", LEFT - 8, y + 11);
-    put_text(stream, name[0] == '\0' ? "(no task)" : name, MOST_LABEL);
+    svg_put_text(stream, name[0] == '\0' ? "(no task)" : name, MOST_LABEL);
     fprintf(stream, "</text><text class=\"s\" x=\"%d\" y=\"%g\">%zu prompt%s, %.2f saved</text></g>\n", LEFT - 8,
             y + 25, n_rows, n_rows == 1 ? "" : "s", saved);
 }
@@ -247,9 +216,9 @@ static void put_head(const struct picture *picture, double width, double height)
     }
     fprintf(stream, "</style>\n<rect width=\"%g\" height=\"%g\" fill=\"#fff\"/>\n", width, height);
     fputs("<text class=\"t\" x=\"16\" y=\"26\">", stream);
-    put_text(stream, picture->map->title, SIZE_MAX);
+    svg_put_text(stream, picture->map->title, SIZE_MAX);
     fputs("</text>\n<text x=\"16\" y=\"44\">", stream);
-    put_text(stream, picture->map->subtitle, SIZE_MAX);
+    svg_put_text(stream, picture->map->subtitle, SIZE_MAX);
     fputs("</text>\n", stream);
 }
 
