@@ -100,7 +100,7 @@ $(foreach isa,$(isas_$(arch)),$(eval $(call isa_rule,$(isa))))
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all help deps model print-model packages demo examples check test lint format clean distclean FORCE
+.PHONY: all help deps model print-model packages demo demo-train examples check test lint format clean distclean FORCE
 
 all: $(lib) $(if $(tool_src),$(program)) ## the library and the program (the default)
 
@@ -132,6 +132,10 @@ examples: $(examples) ## the example programs
 demo: packages ## from nothing to an answer: packages, libraries, program, model, one prompt
 	@$(MAKE) --no-print-directory all model
 	$(program) run -m "$$(tools/setup/model.sh --print)" -p "$(PROMPT)" -n 96 --temp 0
+
+demo-train: packages ## from questions to routers: search, training and evaluation on examples/data, with a plot
+	@$(MAKE) --no-print-directory all model
+	@tools/setup/demo_train.sh $(program) "$$(tools/setup/model.sh --print)"
 
 check: $(runner) $(program) ## the fast tests
 	$(test_env) $(runner) --fast

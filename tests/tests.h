@@ -33,6 +33,7 @@
     X(parity)                \
     X(routed)                \
     X(questions)             \
+    X(search)                \
     X(train)                 \
     X(eval)                  \
     X(cli)                   \

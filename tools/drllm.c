@@ -60,14 +60,16 @@ static const struct command commands[] = {
      "truthfulqa and gpqa, whose files put the right one first, are shuffled. A bad record gives a message and exit\n"
      "status 1; the others are written.",
      convert_main},
-    {"search", "-m FILE -d FILE... -o FILE [OPTION]...",
+    {"search", "(-m FILE -d FILE... | --merge FILE...) -o FILE [OPTION]...",
      "Find layer programs that answer questions better, or with fewer blocks.",
      "Questions are lines of JSON: {\"task\", \"prompt\", \"choices\", \"answer\"}. Programs are searched on some "
      "questions "
      "of a\n"
      "group and verified on others; the labels name the program of each question's group, full depth where none "
      "holds.\n"
-     "An interrupted search goes on when it is started again (OUTPUT.state).",
+     "An interrupted search goes on when it is started again (OUTPUT.state). Shards (--shard 1/4 .. 4/4, each with an\n"
+     "output of its own) search on several machines; --merge puts their labels together, in the order of the "
+     "questions.",
      search_main},
     {"eval", "-m FILE -d FILE... [OPTION]...",
      "Measure accuracy and layers saved: full depth, routed, and programs that are the same for all questions.",

@@ -6,6 +6,7 @@
 
 #include "platform/clock.h"
 #include "runtime/drllm_os.h"
+#include "runtime/internal.h"
 #include "tools/commands.h"
 #include "tools/depth.h"
 #include "tools/files.h"
@@ -27,8 +28,10 @@ static const char *const method_names[] = {"greedy", "tree", NULL};
 struct options {
     struct model_options model;
     struct text_list data;
+    struct text_list merged;
     const char *output;
     const char *shard;
+    const char *from;
     int per;
     int reward;
     int method;
@@ -52,6 +55,7 @@ struct search {
     struct search_options parts;
     struct drllm_model *model;
     size_t n_layers;
+    uint8_t *from; /* [n_layers]: where the search begins; NULL: at full depth */
     struct workers workers;
     struct questions questions;
     const char **names; /* of groups */
@@ -240,9 +244,14 @@ static int begin_path(struct search *search, struct evaluator *evaluator, const 
     uint8_t *full = allocate(search->n_layers, 1);
     memset(full, 1, search->n_layers);
     int exit_code = path_add(evaluator, &search->parts, path, full, full);
-    const uint8_t *counts;
-    for (size_t i = 0; exit_code == TOOL_OK && search_state_get(&search->state, name, i, &counts); i++) {
-        exit_code = path_add(evaluator, &search->parts, path, path->points[path->count - 1].counts, counts);
+    const struct state_entry *entry;
+    if (exit_code == TOOL_OK && search->from != NULL) {
+        exit_code = path_add(evaluator, &search->parts, path, full, search->from);
+    }
+    for (size_t i = 0; exit_code == TOOL_OK && (entry = search_state_get(&search->state, name, i)) != NULL; i++) {
+        exit_code = path_add(evaluator, &search->parts, path, path->points[path->count - 1].counts, entry->counts);
+        path->points[path->count - 1].step = entry->step;
+        path->points[path->count - 1].repeats = entry->repeats;
     }
     free(full);
     return exit_code;
@@ -312,16 +321,28 @@ static int search_groups(struct search *search) {
 
 /* ---- */
 
+static uint64_t mix_question(uint64_t hash, const struct question *question) {
+    char answer[24];
+    snprintf(answer, sizeof answer, "%zu", question->answer);
+    hash = mix(mix(mix(hash, question->task), question->prompt), answer);
+    for (size_t i = 0; i < question->n_choices; i++) {
+        hash = mix(hash, question->choices[i]);
+    }
+    return question->answer_text != NULL ? mix(hash, question->answer_text) : hash;
+}
+
 /* What must be the same for a search to go on. */
 static uint64_t fingerprint(const struct search *search) {
     const struct options *options = search->options;
-    char text[256];
-    snprintf(text, sizeof text, "%d %d %d %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %a %d %d",
+    char text[320];
+    snprintf(text, sizeof text,
+             "%d %d %d %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %a %d %d %" PRIx64,
              options->per, options->reward, options->method, options->n_search, options->n_verify, options->clusters,
-             options->simulations, options->seed, options->layer_value, options->no_repeats, (int)search->n_layers);
-    uint64_t hash = mix(0xcbf29ce484222325u, text);
+             options->max_steps, options->simulations, options->seed, options->layer_value, options->no_repeats,
+             options->no_racing, drllm_model_fingerprint(search->model));
+    uint64_t hash = mix(mix(0xcbf29ce484222325u, text), options->from != NULL ? options->from : "");
     for (size_t i = 0; i < search->questions.count; i++) {
-        hash = mix(mix(hash, search->questions.items[i].task), search->questions.items[i].prompt);
+        hash = mix_question(hash, &search->questions.items[i]);
     }
     return hash;
 }
@@ -343,6 +364,17 @@ static int read_data(struct search *search) {
     return exit_code;
 }
 
+static int read_from(struct search *search) {
+    struct drllm_error error = {0};
+    if (search->options->from == NULL) {
+        return TOOL_OK;
+    }
+    search->from = allocate(search->n_layers, 1);
+    return drllm_program_parse(search->options->from, search->n_layers, search->from, &error) == DRLLM_OK
+               ? TOOL_OK
+               : usage_error(search->command, "--from: %s", error.detail);
+}
+
 static int run(struct search *search) {
     const struct options *options = search->options;
     struct drllm_model_info info;
@@ -351,6 +383,9 @@ static int run(struct search *search) {
     if (exit_code == TOOL_OK) {
         drllm_model_get_info(search->model, &info);
         search->n_layers = info.n_layers;
+        exit_code = read_from(search);
+    }
+    if (exit_code == TOOL_OK) {
         exit_code = read_data(search);
     }
     if (exit_code == TOOL_OK) {
@@ -367,9 +402,13 @@ static int run(struct search *search) {
     if (exit_code == TOOL_OK) {
         exit_code = search_groups(search);
     }
+    if (exit_code == TOOL_INTERRUPTED && search->state.path != NULL) {
+        report(search->command, "interrupted; the same command goes on from what is in %s", search->state.path);
+    }
     search_state_close(&search->state, exit_code == TOOL_OK);
     free(search->group_of);
     free(search->names);
+    free(search->from);
     text_release(&search->labels);
     workers_release(&search->workers);
     const bool has_bad = search->questions.n_bad != 0;
@@ -398,8 +437,16 @@ static int read_shard(struct search *search) {
 
 static int check(struct search *search) {
     const struct options *options = search->options;
+    if (options->merged.count != 0) {
+        return options->data.count != 0 || options->output == NULL
+                   ? usage_error(search->command, "--merge goes with -o FILE and without -d")
+                   : TOOL_OK;
+    }
     if (options->model.path == NULL || options->data.count == 0 || options->output == NULL) {
         return usage_error(search->command, "-m FILE, -d FILE and -o FILE must be given");
+    }
+    if (strcmp(options->output, "-") == 0) {
+        return usage_error(search->command, "labels cannot go to standard output, where the programs are shown");
     }
     search->parts = (struct search_options){.reward = (enum reward)options->reward,
                                             .tree = options->method == 1,
@@ -434,7 +481,9 @@ int search_main(const struct command *command, int argc, char **argv) {
         OPT_INTEGER(0, "simulations", &options.simulations, "N", 1, 1 << 20, "of the tree search"),
         OPT_REAL(0, "layer-value", &options.layer_value, "X", -1, 1, "what one layer saved is worth, in reward"),
         OPT_REAL(0, "min-saved", &options.min_saved, "K", 0, 1e6, "choose no program that saves fewer layers"),
+        OPT_TEXT(0, "from", &options.from, "PROGRAM", "begin the search here instead of at full depth"),
         OPT_TEXT(0, "shard", &options.shard, "I/N", "only every Nth group, from the Ith on"),
+        OPT_TEXTS(0, "merge", &options.merged, "FILE", "search nothing: put the labels of shards together; repeated"),
         OPT_INTEGER('s', "seed", &options.seed, "N", 0, 9007199254740992.0, "of orders and choices"),
         OPT_FLAG(0, "no-repeats", &options.no_repeats, "never repeat a block"),
         OPT_FLAG(0, "no-racing", &options.no_racing, "run every candidate on every question"),
@@ -450,7 +499,8 @@ int search_main(const struct command *command, int argc, char **argv) {
         *search = (struct search){.command = command, .options = &options};
         exit_code = check(search);
         if (exit_code == TOOL_OK) {
-            exit_code = run(search);
+            exit_code =
+                options.merged.count != 0 ? search_merge(command, &options.merged, options.output) : run(search);
         }
         free(search);
     }

@@ -82,6 +82,8 @@ struct found {
     int saved;
     double search_reward; /* on the questions searched on */
     double soft, right;   /* on the others */
+    size_t step;          /* greedy: which one found it, */
+    bool repeats;         /* and whether blocks could be repeated by then */
 };
 
 struct path {
@@ -102,6 +104,10 @@ int search_greedy(struct evaluator *evaluator, const struct search_options *opti
                   path_hook on_point, void *user);
 int search_tree(struct evaluator *evaluator, const struct search_options *options, struct path *path,
                 path_hook on_point, void *user);
+
+/* Put the labels of shards together, in the order of their questions, of which each must be there once. Returns an exit
+ * code. */
+int search_merge(const struct command *command, const struct text_list *files, const char *output);
 
 /* Add a program to the path, with its outcomes on all questions computed. */
 int path_add(struct evaluator *evaluator, const struct search_options *options, struct path *path, const uint8_t *base,

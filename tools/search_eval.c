@@ -111,6 +111,38 @@ static size_t executions(const uint8_t *counts, size_t first, size_t end) {
     return sum;
 }
 
+static size_t resume_layer(const struct batch *batch, const struct memo *memo) {
+    const size_t n_layers = batch->evaluator->n_layers;
+    const size_t layer = batch->evaluator->no_reuse ? 0 : first_difference(memo->counts, batch->base, n_layers);
+    return layer < n_layers ? layer : n_layers - 1; /* the base itself, without a run of its own */
+}
+
+/* How many blocks of the base are run ahead of the programs, to resume behind them; 0 where that does not pay, as for a
+ * program alone. */
+static size_t base_blocks(const struct batch *batch, size_t index) {
+    size_t end = 0;
+    size_t spared = 0;
+    for (size_t i = 0; i < batch->n_programs; i++) {
+        if (isnan(batch->programs[i]->outcomes[index].soft)) {
+            const size_t layer = resume_layer(batch, batch->programs[i]);
+            end = layer > end ? layer : end;
+            spared += executions(batch->base, 0, layer);
+        }
+    }
+    return spared > executions(batch->base, 0, end) ? end : 0;
+}
+
+static int run_base(struct batch *batch, struct drllm_probe *probe, size_t end, size_t rows) {
+    const size_t n_layers = batch->evaluator->n_layers;
+    uint8_t *counts = allocate(n_layers, 1);
+    memset(counts, 0, n_layers);
+    memcpy(counts, batch->base, end);
+    const int status = drllm_probe_run(probe, counts, 0, true, NULL);
+    atomic_fetch_add(&batch->evaluator->cost.row_blocks, rows * executions(counts, 0, n_layers));
+    free(counts);
+    return status;
+}
+
 /* The rows that a probe of the question runs. */
 static size_t question_rows(const struct question *question) {
     size_t rows = question->prompt_tokens.count;
@@ -126,24 +158,16 @@ static int run_programs(struct batch *batch, struct drllm_probe *probe, const st
     const size_t n_layers = evaluator->n_layers;
     const size_t rows = question_rows(question);
     double *log_probs = allocate(question->n_choices, sizeof *log_probs);
-    bool has_base = false;
-    int status = DRLLM_OK;
+    const size_t end = base_blocks(batch, index);
+    int status = end > 0 ? run_base(batch, probe, end, rows) : DRLLM_OK;
     for (size_t i = 0; i < batch->n_programs && status == DRLLM_OK; i++) {
         struct memo *memo = batch->programs[i];
         if (!isnan(memo->outcomes[index].soft)) {
             atomic_fetch_add(&cost->memo_hits, 1);
             continue;
         }
-        size_t layer = evaluator->no_reuse ? 0 : first_difference(memo->counts, batch->base, n_layers);
-        layer = layer < n_layers ? layer : n_layers - 1; /* the base itself, without a run of its own */
-        if (layer > 0 && !has_base) {
-            status = drllm_probe_run(probe, batch->base, 0, true, NULL);
-            atomic_fetch_add(&cost->row_blocks, rows * executions(batch->base, 0, n_layers));
-            has_base = true;
-        }
-        if (status == DRLLM_OK) {
-            status = drllm_probe_run(probe, memo->counts, layer, false, log_probs);
-        }
+        const size_t layer = end > 0 ? resume_layer(batch, memo) : 0;
+        status = drllm_probe_run(probe, memo->counts, layer, false, log_probs);
         if (status == DRLLM_OK) {
             memo->outcomes[index] = judge(question, log_probs);
         }

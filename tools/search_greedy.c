@@ -201,13 +201,32 @@ static int take_finalists(struct race *race, uint8_t *next, bool *better) {
     return TOOL_OK;
 }
 
+struct step {
+    const uint8_t *counts;
+    size_t number;
+    bool repeats;
+};
+
+static int take_step(struct evaluator *evaluator, const struct search_options *options, struct path *path,
+                     const struct step *step, path_hook on_point, void *user) {
+    const int exit_code = path_add(evaluator, options, path, path->points[path->count - 1].counts, step->counts);
+    if (exit_code != TOOL_OK) {
+        return exit_code;
+    }
+    struct found *point = &path->points[path->count - 1];
+    point->step = step->number;
+    point->repeats = step->repeats;
+    return on_point(user, point) ? TOOL_OK : TOOL_FAILED;
+}
+
 int search_greedy(struct evaluator *evaluator, const struct search_options *options, struct path *path,
                   path_hook on_point, void *user) {
     uint8_t *next = allocate(evaluator->n_layers, 1);
+    const struct found *last = &path->points[path->count - 1];
     bool better = true;
-    bool repeats = false;
+    bool repeats = last->repeats;
     int exit_code = TOOL_OK;
-    for (size_t step = path->count; step <= options->max_steps && exit_code == TOOL_OK; step++) {
+    for (size_t step = last->step + 1; step <= options->max_steps && exit_code == TOOL_OK; step++) {
         if (!better && (repeats || options->no_repeats)) {
             break;
         }
@@ -222,10 +241,7 @@ int search_greedy(struct evaluator *evaluator, const struct search_options *opti
             exit_code = take_finalists(&race, next, &better);
         }
         if (exit_code == TOOL_OK && better) {
-            exit_code = path_add(evaluator, options, path, current, next);
-            if (exit_code == TOOL_OK && !on_point(user, &path->points[path->count - 1])) {
-                exit_code = TOOL_FAILED;
-            }
+            exit_code = take_step(evaluator, options, path, &(struct step){next, step, repeats}, on_point, user);
         }
         free(race.candidates);
     }

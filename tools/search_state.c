@@ -32,6 +32,9 @@ static bool read_entry(struct search_state *state, const cJSON *json) {
     const size_t size = strlen(group->valuestring) + 1;
     *entry = (struct state_entry){.group = allocate(size, 1), .counts = counts};
     memcpy(entry->group, group->valuestring, size);
+    const cJSON *step = cJSON_GetObjectItemCaseSensitive(json, "step");
+    entry->step = cJSON_IsNumber(step) && step->valuedouble > 0.0 ? (size_t)step->valuedouble : 0;
+    entry->repeats = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "repeats"));
     return true;
 }
 
@@ -127,15 +130,14 @@ void search_state_close(struct search_state *state, bool finished) {
     *state = (struct search_state){.command = NULL};
 }
 
-bool search_state_get(const struct search_state *state, const char *group, size_t i, const uint8_t **counts) {
+const struct state_entry *search_state_get(const struct search_state *state, const char *group, size_t i) {
     for (size_t j = 0; j < state->n_entries; j++) {
         const struct state_entry *entry = &state->entries[j];
         if (entry->counts != NULL && strcmp(entry->group, group) == 0 && i-- == 0) {
-            *counts = entry->counts;
-            return true;
+            return entry;
         }
     }
-    return false;
+    return NULL;
 }
 
 bool search_state_is_done(const struct search_state *state, const char *group) {
@@ -152,6 +154,8 @@ bool search_state_add(struct search_state *state, const char *group, const struc
     cJSON *json = cJSON_CreateObject();
     cJSON_AddStringToObject(json, "group", group);
     cJSON_AddStringToObject(json, "program", program);
+    cJSON_AddNumberToObject(json, "step", (double)point->step);
+    cJSON_AddBoolToObject(json, "repeats", point->repeats);
     cJSON_AddNumberToObject(json, "saved", point->saved);
     cJSON_AddNumberToObject(json, "search_reward", point->search_reward);
     cJSON_AddNumberToObject(json, "verified_soft", point->soft);

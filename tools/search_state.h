@@ -8,6 +8,8 @@
 struct state_entry {
     char *group;
     uint8_t *counts; /* NULL: the group is finished */
+    size_t step;     /* as in struct found */
+    bool repeats;
 };
 
 struct search_state {
@@ -26,8 +28,8 @@ int search_state_open(const struct command *command, const char *output, uint64_
 /* finished: the file is removed, since the output is there. */
 void search_state_close(struct search_state *state, bool finished);
 
-/* Program number i of a group. */
-bool search_state_get(const struct search_state *state, const char *group, size_t i, const uint8_t **counts);
+/* Program number i of a group, NULL behind the last. */
+const struct state_entry *search_state_get(const struct search_state *state, const char *group, size_t i);
 bool search_state_is_done(const struct search_state *state, const char *group);
 
 /* False, after a message, when nothing can be written any more. */
