@@ -10,6 +10,7 @@ V ?=            # 1: show the commands
 CFLAGS ?=
 LDFLAGS ?=
 PROMPT ?= What is the boiling point of water?
+REVIEW ?= Review: a warm and clever film that never loses its way
 
 # A value that is followed by a comment has blanks at its end.
 override CROSS := $(strip $(CROSS))
@@ -65,6 +66,7 @@ objects = $(patsubst %.c,$(obj)/%.o,$(1))
 lib := $(BUILD)/libdrllm.a
 program := $(BUILD)/drllm
 runner := $(BUILD)/drllm-tests
+routers := examples/routers/smollm2-135m-instruct-q4_1.gguf
 examples := $(patsubst %.c,$(BUILD)/%,$(example_src))
 
 # --- Libraries of others: built once into a cache outside the tree --------------------------------------------------------
@@ -129,9 +131,12 @@ print-model: ## say where the model is, or will be
 examples: $(examples) ## the example programs
 
 # The packages come first, and what this makefile asks the compiler is asked anew after them.
-demo: packages ## from nothing to an answer: packages, libraries, program, model, one prompt
+demo: packages ## from nothing to an answer: packages, libraries, program, model, two routed prompts
 	@$(MAKE) --no-print-directory all model
-	$(program) run -m "$$(tools/setup/model.sh --print)" -p "$(PROMPT)" -n 96 --temp 0
+	$(program) run -m "$$(tools/setup/model.sh --print)" -r $(routers) -p "$(PROMPT)" -n 96 --temp 0
+	review="$$(printf '%s\nSentiment:' '$(REVIEW)')"; model="$$(tools/setup/model.sh --print)"; \
+	$(program) run -m "$$model" -r $(routers) --raw --trace -n 0 -p "$$review" && \
+	$(program) score -m "$$model" -r $(routers) -p "$$review" --choice ' negative' --choice ' positive'
 
 demo-train: packages ## from questions to routers: search, training and evaluation on examples/data, with a plot
 	@$(MAKE) --no-print-directory all model
