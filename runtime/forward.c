@@ -172,17 +172,30 @@ static int decide(struct drllm_session *session, size_t layer, struct drllm_pass
     return status;
 }
 
+int drllm_pass_run_block(struct drllm_session *session, const struct drllm_pass *pass, size_t layer, size_t slot) {
+    int status = DRLLM_OK;
+    for (size_t i = 0; i < pass->n_segments && status == DRLLM_OK; i++) {
+        status = drllm_block_run(session, layer, slot, &pass->segments[i]);
+    }
+    return status;
+}
+
+size_t drllm_pass_segment(const struct drllm_pass *pass, size_t from, size_t row) {
+    while (row >= pass->segments[from].row + pass->segments[from].n) {
+        from++;
+    }
+    return from;
+}
+
 /* Run one block as often as the program says, each time with a slot of its own. */
 static int run_block(struct drllm_session *session, size_t layer, size_t *slot, const struct drllm_pass *pass) {
     for (size_t i = 0; i < session->next[layer].count; i++) {
         if (drllm_kvcache_use(&session->kv, *slot, session->n_cached) != DRLLM_OK) {
             return out_of_memory(session, "the key/value cache");
         }
-        for (size_t j = 0; j < pass->n_segments; j++) {
-            const int status = drllm_block_run(session, layer, *slot, &pass->segments[j]);
-            if (status != DRLLM_OK) {
-                return status;
-            }
+        const int status = drllm_pass_run_block(session, pass, layer, *slot);
+        if (status != DRLLM_OK) {
+            return status;
         }
         (*slot)++;
     }

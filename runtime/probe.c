@@ -109,25 +109,19 @@ static int add_log_probs(void *user, size_t row, const float *logits) {
         probe->segment = 1;
         return DRLLM_OK;
     }
-    const struct drllm_segment *segments = probe->pass.segments;
-    while (row >= segments[probe->segment].row + segments[probe->segment].n) {
-        probe->segment++;
-    }
+    probe->segment = drllm_pass_segment(&probe->pass, probe->segment, row);
     const size_t choice = probe->choice_of_segment[probe->segment];
-    const size_t position = row - segments[probe->segment].row;
+    const size_t position = row - probe->pass.segments[probe->segment].row;
     probe->log_probs[choice] += drllm_log_prob(logits, n_vocab, probe->choices[choice].tokens[position + 1]);
     return DRLLM_OK;
 }
 
 /* Blocks do not read what other blocks stored, so that one slot serves all. */
 static int run_block(struct drllm_probe *probe, size_t layer, size_t count) {
-    struct drllm_session *session = probe->session;
     for (size_t i = 0; i < count; i++) {
-        for (size_t j = 0; j < probe->pass.n_segments; j++) {
-            const int status = drllm_block_run(session, layer, 0, &probe->pass.segments[j]);
-            if (status != DRLLM_OK) {
-                return status;
-            }
+        const int status = drllm_pass_run_block(probe->session, &probe->pass, layer, 0);
+        if (status != DRLLM_OK) {
+            return status;
         }
     }
     return DRLLM_OK;

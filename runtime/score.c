@@ -29,9 +29,7 @@ struct choice_pass {
 
 static int add_next_token(void *user, size_t row, const float *logits) {
     struct choice_pass *choices = user;
-    while (row >= choices->pass.segments[choices->segment].row + choices->pass.segments[choices->segment].n) {
-        choices->segment++;
-    }
+    choices->segment = drllm_pass_segment(&choices->pass, choices->segment, row);
     struct drllm_choice *choice = choices->of_segment[choices->segment];
     const size_t position = row - choices->pass.segments[choices->segment].row;
     choice->log_prob += drllm_log_prob(logits, choices->n_vocab, choice->tokens[position + 1]);

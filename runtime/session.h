@@ -121,11 +121,15 @@ struct drllm_pass {
 int drllm_forward(struct drllm_session *session, struct drllm_pass *pass);
 
 /* forward.c, the parts of it: add a segment to a pass; make room for it; its embeddings and angles into
- * session->residual and session->cos_sin; final norm, head and hook. */
+ * session->residual and session->cos_sin; one execution of a block with a slot; final norm, head and hook. */
 void drllm_pass_add(struct drllm_pass *pass, const int32_t *tokens, size_t n, size_t first);
 int drllm_pass_reserve(struct drllm_session *session, const struct drllm_pass *pass);
 void drllm_pass_embed(struct drllm_session *session, const struct drllm_pass *pass);
+int drllm_pass_run_block(struct drllm_session *session, const struct drllm_pass *pass, size_t layer, size_t slot);
 int drllm_pass_logits(struct drllm_session *session, const struct drllm_pass *pass);
+
+/* The segment that a row is in, at or behind segment number `from`. */
+size_t drllm_pass_segment(const struct drllm_pass *pass, size_t from, size_t row);
 
 /* depth.c: which tokens a pass for `n` new ones runs, and under what. A turn takes the session's depth, what follows a
  * prompt keeps the program. Fills in the pass, and session->next unless the routers decide. */
