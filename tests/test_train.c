@@ -1,6 +1,7 @@
 /* Router training: the network's arithmetic against hand-made numbers and against double precision, training on data
  * whose classes are known, and `drllm train` from labels to a file that decides as they say. */
 #include "tests/cli.h"
+#include "tools/random.h"
 #include "tools/train_measure.h"
 #include "tools/train_report.h"
 

@@ -122,6 +122,19 @@ void *allocate_bytes(size_t size) {
     return reallocate(NULL, size, 1);
 }
 
+char *copy_text(const char *text) {
+    const size_t size = strlen(text) + 1;
+    return memcpy(allocate_bytes(size), text, size);
+}
+
+size_t count_characters(const char *text) {
+    size_t n = 0;
+    for (; *text != '\0'; text++) {
+        n += ((unsigned char)*text & 0xc0) != 0x80; /* every byte of UTF-8 but those inside a character */
+    }
+    return n;
+}
+
 void text_append(struct text *text, const char *data, size_t size) {
     if (size >= text->capacity - text->size || text->data == NULL) {
         if (size > SIZE_MAX / 4 || text->size > SIZE_MAX / 4) {

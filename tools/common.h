@@ -30,6 +30,10 @@ void print_quoted(FILE *stream, const char *text, size_t size);
 void *allocate(size_t count, size_t size); /* never NULL */
 void *reallocate(void *memory, size_t count, size_t size);
 void *allocate_bytes(size_t size);
+char *copy_text(const char *text); /* of a zero-terminated text, to be freed */
+
+/* Characters of a zero-terminated text in UTF-8. */
+size_t count_characters(const char *text);
 
 /* A growing array of bytes; data is NULL or zero-terminated. */
 struct text {

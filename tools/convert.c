@@ -5,6 +5,7 @@
 #include "tools/files.h"
 
 #include "runtime/utf8.h"
+#include "tools/random.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -49,14 +50,6 @@ static void report_bad(struct converter *converter, const struct record *record,
 
 /* ---- Order of choices ---- */
 
-/* splitmix64 */
-static uint64_t next_random(uint64_t *state) {
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
 /* By the seed and the question, so that it stays the same when other questions come and go. */
 static void shuffle_choices(struct item *item, uint64_t seed) {
     uint64_t state = 0xcbf29ce484222325u ^ seed; /* FNV-1a */
@@ -65,7 +58,7 @@ static void shuffle_choices(struct item *item, uint64_t seed) {
     }
     for (size_t i = item->n_choices; i > 1; i--) {
         const size_t last = i - 1;
-        const size_t other = (size_t)(next_random(&state) % i);
+        const size_t other = (size_t)(random_next(&state) % i);
         const struct text choice = item->choices[last];
         item->choices[last] = item->choices[other];
         item->choices[other] = choice;

@@ -103,3 +103,16 @@ bool csv_next(struct csv *csv, struct csv_row *row, const char **wrong) {
     end_line(csv);
     return true;
 }
+
+void csv_put_text(FILE *stream, const char *text) {
+    if (strpbrk(text, ",\"\r\n") == NULL) {
+        fputs(text, stream);
+        return;
+    }
+    fputc('"', stream);
+    for (; *text != '\0'; text++) {
+        fputs(*text == '"' ? "\"" : "", stream);
+        fputc(*text, stream);
+    }
+    fputc('"', stream);
+}

@@ -23,4 +23,7 @@ struct csv {
 /* The next record, with *wrong NULL or what is wrong with it; the walk goes on behind the line. False at the end. */
 bool csv_next(struct csv *csv, struct csv_row *row, const char **wrong);
 
+/* Write a field: quoted where need be, with quotes inside doubled. */
+void csv_put_text(FILE *stream, const char *text);
+
 #endif

@@ -69,19 +69,10 @@ struct answer {
     uint64_t n_rows; /* tokens computed */
 };
 
-static bool take_text(void *user, int32_t token, const char *text, size_t size) {
-    (void)token;
-    text_append(user, text, size);
-    return true;
-}
-
 static int score_choices(struct drllm_session *session, const struct question *question, bool *right) {
-    struct drllm_choice *choices = allocate(question->n_choices, sizeof *choices);
+    struct drllm_choice *choices = question_choices(question);
     double *log_probs = allocate(question->n_choices, sizeof *log_probs);
     double *scores = allocate(question->n_choices, sizeof *scores);
-    for (size_t i = 0; i < question->n_choices; i++) {
-        choices[i] = (struct drllm_choice){question->choice_tokens[i].ids, question->choice_tokens[i].count, 0.0};
-    }
     const int status = drllm_session_score(session, question->prompt_tokens.ids, question->prompt_tokens.count, choices,
                                            question->n_choices);
     for (size_t i = 0; i < question->n_choices && status == DRLLM_OK; i++) {
@@ -91,27 +82,6 @@ static int score_choices(struct drllm_session *session, const struct question *q
     free(scores);
     free(log_probs);
     free(choices);
-    return status;
-}
-
-static int generate_answer(struct drllm_session *session, const struct question *question, bool *right) {
-    struct drllm_sampler_params greedy = drllm_sampler_default_params();
-    struct drllm_generate_params params = drllm_generate_default_params();
-    struct drllm_sampler sampler;
-    struct text text = {NULL, 0, 0};
-    greedy.temperature = 0.0F;
-    params.max_tokens = question->max_tokens;
-    params.on_text = take_text;
-    params.user = &text;
-    int status = drllm_session_prefill(session, question->prompt_tokens.ids, question->prompt_tokens.count);
-    if (status == DRLLM_OK) {
-        status = drllm_sampler_init(&sampler, &greedy, NULL);
-    }
-    if (status == DRLLM_OK) {
-        status = drllm_session_generate(session, &sampler, &params, NULL);
-    }
-    *right = status == DRLLM_OK && question_matches(question, text.data, text.size);
-    text_release(&text);
     return status;
 }
 
@@ -125,7 +95,7 @@ static uint64_t rows_so_far(const struct drllm_session *session) {
 static int ask(struct drllm_session *session, const struct question *question, struct answer *answer) {
     const uint64_t before = rows_so_far(session);
     int status = question->match == MATCH_CHOICE ? score_choices(session, question, &answer->right)
-                                                 : generate_answer(session, question, &answer->right);
+                                                 : question_generate(session, question, &answer->right);
     if (status == DRLLM_OK) {
         status = drllm_session_get_layers_saved(session, &answer->saved);
     }

@@ -3,6 +3,7 @@
 #include "platform/clock.h"
 #include "runtime/internal.h"
 #include "tools/depth.h"
+#include "tools/random.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -120,15 +121,6 @@ void influence_mask(const double *influence, size_t n_layers, size_t n_removed, 
 
 /* ---- Chance ---- */
 
-/* splitmix64 */
-static uint64_t next_random(uint64_t *state) {
-    *state += 0x9e3779b97f4a7c15u;
-    uint64_t z = *state;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
 bool random_mask(uint64_t seed, size_t n_layers, size_t n_removed, uint8_t *counts) {
     size_t n = 0;
     if (n_removed != 0 && (n_layers < 2 || n_removed > n_layers - 2)) {
@@ -140,7 +132,7 @@ bool random_mask(uint64_t seed, size_t n_layers, size_t n_removed, uint8_t *coun
     }
     memset(counts, 1, n_layers);
     for (size_t i = 0; i < n_removed && n != 0; i++) {
-        const size_t drawn = (size_t)(next_random(&seed) % n);
+        const size_t drawn = (size_t)(random_next(&seed) % n);
         counts[blocks[drawn]] = 0;
         blocks[drawn] = blocks[--n];
     }

@@ -1,5 +1,7 @@
 #include "tools/eval_report.h"
 
+#include "tools/csv.h"
+
 #include "tools/depth.h"
 #include "tools/plot.h"
 
@@ -336,20 +338,6 @@ void eval_print(FILE *stream, const struct eval_results *results) {
 
 /* ---- CSV ---- */
 
-/* As RFC 4180 has it: quoted where need be, with quotes inside doubled. */
-static void put_csv_text(FILE *stream, const char *text) {
-    if (strpbrk(text, ",\"\r\n") == NULL) {
-        fputs(text, stream);
-        return;
-    }
-    fputc('"', stream);
-    for (; *text != '\0'; text++) {
-        fputs(*text == '"' ? "\"" : "", stream);
-        fputc(*text, stream);
-    }
-    fputc('"', stream);
-}
-
 static void put_csv_number(FILE *stream, double number) {
     fputc(',', stream);
     if (isfinite(number)) {
@@ -365,7 +353,7 @@ void eval_put_csv(FILE *stream, const struct eval_results *results) {
         for (size_t i = 0; i < results->n_runs; i++) {
             const struct eval_run *run = &results->runs[i];
             const struct eval_row row = eval_row(results, run, tasks[t]);
-            put_csv_text(stream, mean_or_all(results, tasks[t], "mean"));
+            csv_put_text(stream, mean_or_all(results, tasks[t], "mean"));
             fprintf(stream, ",%s", eval_method_names[run->method]);
             put_csv_number(stream, run->budget);
             fprintf(stream, ",%zu", row.n);

@@ -43,11 +43,6 @@ static void report_bad(const struct command *command, const char *file, size_t l
     report(command, "%s, line %zu: %s", file, line, wrong);
 }
 
-static char *copy_text(const char *text) {
-    const size_t size = strlen(text) + 1;
-    return memcpy(allocate(size, 1), text, size);
-}
-
 /* NULL also for null. */
 static const cJSON *find(const cJSON *json, const char *key) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
@@ -199,14 +194,6 @@ int questions_read(const struct command *command, const char *path, bool prompt_
 
 /* ---- Tokens ---- */
 
-static double count_characters(const char *text) {
-    size_t n = 0;
-    for (; *text != '\0'; text++) {
-        n += ((unsigned char)*text & 0xc0) != 0x80; /* every byte of UTF-8 but those inside a character */
-    }
-    return n != 0 ? (double)n : 1.0;
-}
-
 static size_t tokens_needed(const struct question *question) {
     size_t most = question->max_tokens;
     for (size_t i = 0; i < question->n_choices; i++) {
@@ -227,7 +214,8 @@ static int tokenize_question(const struct command *command, const struct drllm_m
     }
     for (size_t i = 0; i < question->n_choices && exit_code == TOOL_OK; i++) {
         const char *choice = question->choices[i];
-        question->choice_lengths[i] = count_characters(choice);
+        const size_t length = count_characters(choice);
+        question->choice_lengths[i] = length != 0 ? (double)length : 1.0;
         exit_code = tokenize(command, model, choice, strlen(choice), 0, &question->choice_tokens[i]);
     }
     return exit_code;
@@ -305,4 +293,39 @@ size_t question_scores(const struct question *question, const double *log_probs,
         best = scores[i] > scores[best] ? i : best;
     }
     return best;
+}
+
+struct drllm_choice *question_choices(const struct question *question) {
+    struct drllm_choice *choices = allocate(question->n_choices, sizeof *choices);
+    for (size_t i = 0; i < question->n_choices; i++) {
+        choices[i] = (struct drllm_choice){question->choice_tokens[i].ids, question->choice_tokens[i].count, 0.0};
+    }
+    return choices;
+}
+
+static bool take_text(void *user, int32_t token, const char *text, size_t size) {
+    (void)token;
+    text_append(user, text, size);
+    return true;
+}
+
+int question_generate(struct drllm_session *session, const struct question *question, bool *right) {
+    struct drllm_sampler_params greedy = drllm_sampler_default_params();
+    struct drllm_generate_params params = drllm_generate_default_params();
+    struct drllm_sampler sampler;
+    struct text text = {NULL, 0, 0};
+    greedy.temperature = 0.0F;
+    params.max_tokens = question->max_tokens;
+    params.on_text = take_text;
+    params.user = &text;
+    int status = drllm_session_prefill(session, question->prompt_tokens.ids, question->prompt_tokens.count);
+    if (status == DRLLM_OK) {
+        status = drllm_sampler_init(&sampler, &greedy, NULL);
+    }
+    if (status == DRLLM_OK) {
+        status = drllm_session_generate(session, &sampler, &params, NULL);
+    }
+    *right = status == DRLLM_OK && question_matches(question, text.data, text.size);
+    text_release(&text);
+    return status;
 }

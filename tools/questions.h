@@ -66,4 +66,10 @@ bool question_matches(const struct question *question, const char *text, size_t 
 /* scores[i] = log_probs[i] / length; returns the index of the best. */
 size_t question_scores(const struct question *question, const double *log_probs, double *scores);
 
+/* The choices as drllm_session_score takes them, to be freed; their tokens stay the question's. */
+struct drllm_choice *question_choices(const struct question *question);
+
+/* Answer a generative question greedily, in an empty context and at the session's depth. Returns a drllm_status. */
+int question_generate(struct drllm_session *session, const struct question *question, bool *right);
+
 #endif

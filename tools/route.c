@@ -3,6 +3,7 @@
 #include "runtime/utf8.h"
 #include "tools/commands.h"
 #include "tools/common.h"
+#include "tools/csv.h"
 #include "tools/depth.h"
 #include "tools/files.h"
 #include "tools/heatmap.h"
@@ -200,20 +201,6 @@ static int route_files(struct router_job *job) {
 
 /* ---- Table ---- */
 
-/* As RFC 4180 has it: quoted where need be, with quotes inside doubled. */
-static void put_csv_text(FILE *stream, const char *text) {
-    if (strpbrk(text, ",\"\r\n") == NULL) {
-        fputs(text, stream);
-        return;
-    }
-    fputc('"', stream);
-    for (; *text != '\0'; text++) {
-        fputs(*text == '"' ? "\"" : "", stream);
-        fputc(*text, stream);
-    }
-    fputc('"', stream);
-}
-
 static void put_csv_head(FILE *stream, size_t n_layers) {
     static const char *const names[] = {"count", "margin"};
     fputs("file,line,task,n_tokens,layers_saved,program", stream);
@@ -228,11 +215,11 @@ static void put_csv_head(FILE *stream, size_t n_layers) {
 static void put_csv_prompt(const struct router_job *job, FILE *stream, const struct prompt *prompt) {
     const size_t n_layers = job->depth.n_layers;
     char *program = program_text(prompt->counts, n_layers);
-    put_csv_text(stream, job->options->files.items[prompt->file]);
+    csv_put_text(stream, job->options->files.items[prompt->file]);
     fprintf(stream, ",%zu,", prompt->line);
-    put_csv_text(stream, job->tasks[prompt->task]);
+    csv_put_text(stream, job->tasks[prompt->task]);
     fprintf(stream, ",%zu,%d,", prompt->n_tokens, prompt->saved);
-    put_csv_text(stream, program);
+    csv_put_text(stream, program);
     for (size_t i = 0; i < n_layers; i++) {
         fprintf(stream, ",%d", prompt->counts[i]);
     }

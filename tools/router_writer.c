@@ -27,7 +27,7 @@ void router_set_init(struct router_set *set, size_t n_layers, size_t d_model, si
 }
 
 /* NULL for an empty one, since the file then says nothing. */
-static char *copy_text(const char *data, size_t size) {
+static char *copy_nonempty(const char *data, size_t size) {
     if (size == 0) {
         return NULL;
     }
@@ -38,7 +38,7 @@ static char *copy_text(const char *data, size_t size) {
 }
 
 static char *copy_string(struct drllm_string string) {
-    return copy_text(string.data, string.size);
+    return copy_nonempty(string.data, string.size);
 }
 
 /* One matrix of one block, in the set's memory. */
@@ -93,8 +93,8 @@ void router_set_stamp(struct router_set *set, const struct drllm_model *model) {
     drllm_model_get_info(model, &info);
     free(set->model_name);
     free(set->model_quantization);
-    set->model_name = copy_text(info.name, strlen(info.name));
-    set->model_quantization = copy_text(info.quantization, strlen(info.quantization));
+    set->model_name = copy_nonempty(info.name, strlen(info.name));
+    set->model_quantization = copy_nonempty(info.quantization, strlen(info.quantization));
     set->has_fingerprint = true;
     set->fingerprint = drllm_model_fingerprint(model);
 }

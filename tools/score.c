@@ -54,14 +54,6 @@ static void question_release(struct question *question) {
     tokens_release(&question->prompt_tokens);
 }
 
-static size_t count_characters(const char *text) {
-    size_t n = 0;
-    for (; *text != '\0'; text++) {
-        n += ((unsigned char)*text & 0xc0) != 0x80; /* every byte of UTF-8 but those inside a character */
-    }
-    return n;
-}
-
 static double divisor(const struct scorer *scorer, const struct question *question, size_t choice) {
     switch (scorer->options->normalise) {
     case BY_CHARACTERS:

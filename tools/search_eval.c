@@ -1,5 +1,6 @@
 /* Outcomes of programs on questions: computed on all cores, resumed where hidden states can be reused, remembered. */
 #include "runtime/internal.h"
+#include "runtime/program.h"
 #include "tools/search.h"
 
 #include <math.h>
@@ -103,14 +104,6 @@ static size_t first_difference(const uint8_t *a, const uint8_t *b, size_t n) {
     return i;
 }
 
-static size_t executions(const uint8_t *counts, size_t first, size_t end) {
-    size_t sum = 0;
-    for (size_t i = first; i < end; i++) {
-        sum += counts[i];
-    }
-    return sum;
-}
-
 static size_t resume_layer(const struct batch *batch, const struct memo *memo) {
     const size_t n_layers = batch->evaluator->n_layers;
     const size_t layer = batch->evaluator->no_reuse ? 0 : first_difference(memo->counts, batch->base, n_layers);
@@ -126,10 +119,10 @@ static size_t base_blocks(const struct batch *batch, size_t index) {
         if (isnan(batch->programs[i]->outcomes[index].soft)) {
             const size_t layer = resume_layer(batch, batch->programs[i]);
             end = layer > end ? layer : end;
-            spared += executions(batch->base, 0, layer);
+            spared += drllm_program_executions(batch->base, layer);
         }
     }
-    return spared > executions(batch->base, 0, end) ? end : 0;
+    return spared > drllm_program_executions(batch->base, end) ? end : 0;
 }
 
 static int run_base(struct batch *batch, struct drllm_probe *probe, size_t end, size_t rows) {
@@ -138,7 +131,7 @@ static int run_base(struct batch *batch, struct drllm_probe *probe, size_t end, 
     memset(counts, 0, n_layers);
     memcpy(counts, batch->base, end);
     const int status = drllm_probe_run(probe, counts, 0, true, NULL);
-    atomic_fetch_add(&batch->evaluator->cost.row_blocks, rows * executions(counts, 0, n_layers));
+    atomic_fetch_add(&batch->evaluator->cost.row_blocks, rows * drllm_program_executions(counts, n_layers));
     free(counts);
     return status;
 }
@@ -171,8 +164,8 @@ static int run_programs(struct batch *batch, struct drllm_probe *probe, const st
         if (status == DRLLM_OK) {
             memo->outcomes[index] = judge(question, log_probs);
         }
-        atomic_fetch_add(&cost->row_blocks, rows * executions(memo->counts, layer, n_layers));
-        atomic_fetch_add(&cost->resumed, rows * executions(memo->counts, 0, layer));
+        atomic_fetch_add(&cost->row_blocks, rows * drllm_program_executions(memo->counts + layer, n_layers - layer));
+        atomic_fetch_add(&cost->resumed, rows * drllm_program_executions(memo->counts, layer));
         atomic_fetch_add(&cost->evaluations, 1);
     }
     free(log_probs);
@@ -183,12 +176,9 @@ static int run_question(void *user, size_t worker, struct drllm_session *session
     struct batch *batch = user;
     const size_t index = batch->first + task;
     const struct question *question = batch->evaluator->group->questions[index];
-    struct drllm_choice *choices = allocate(question->n_choices, sizeof *choices);
+    struct drllm_choice *choices = question_choices(question);
     struct drllm_probe *probe = NULL;
     (void)worker;
-    for (size_t i = 0; i < question->n_choices; i++) {
-        choices[i] = (struct drllm_choice){question->choice_tokens[i].ids, question->choice_tokens[i].count, 0.0};
-    }
     int status = drllm_probe_open(session, question->prompt_tokens.ids, question->prompt_tokens.count, choices,
                                   question->n_choices, &probe);
     if (status == DRLLM_OK) {
@@ -201,50 +191,23 @@ static int run_question(void *user, size_t worker, struct drllm_session *session
 
 /* ---- Generative questions, which are answered under each program from the start ---- */
 
-struct generated {
-    const struct question *question;
-    struct text text;
-};
-
-static bool take_text(void *user, int32_t token, const char *text, size_t size) {
-    struct generated *generated = user;
-    (void)token;
-    text_append(&generated->text, text, size);
-    return true;
-}
-
 static int answer_question(struct drllm_session *session, const struct question *question, const uint8_t *counts,
                            struct outcome *outcome) {
     struct drllm_depth depth = drllm_depth_default();
-    struct drllm_sampler_params greedy = drllm_sampler_default_params();
-    struct drllm_generate_params params = drllm_generate_default_params();
-    struct generated generated = {.question = question};
-    struct drllm_sampler sampler;
+    bool right = false;
     depth.kind = DRLLM_DEPTH_STATIC;
     depth.program = counts;
-    greedy.temperature = 0.0F;
-    params.max_tokens = question->max_tokens;
-    params.on_text = take_text;
-    params.user = &generated;
     int status = drllm_session_rewind(session, 0);
     if (status == DRLLM_OK) {
         status = drllm_session_set_depth(session, &depth);
     }
     if (status == DRLLM_OK) {
-        status = drllm_session_prefill(session, question->prompt_tokens.ids, question->prompt_tokens.count);
+        status = question_generate(session, question, &right);
     }
     if (status == DRLLM_OK) {
-        status = drllm_sampler_init(&sampler, &greedy, NULL);
-    }
-    if (status == DRLLM_OK) {
-        status = drllm_session_generate(session, &sampler, &params, NULL);
-    }
-    if (status == DRLLM_OK) {
-        const bool right = question_matches(question, generated.text.data, generated.text.size);
         *outcome = (struct outcome){.soft = right ? 0.0F : -1.0F, .right = right ? 1.0F : 0.0F};
         status = drllm_session_rewind(session, 0);
     }
-    text_release(&generated.text);
     return status;
 }
 

@@ -1,6 +1,7 @@
 /* Greedy search: from full depth, one block left out (or taken back) at a time, as long as the group's mean reward with what
  * saved layers are worth rises; then the same with blocks repeated as well. Candidates race: all of them run on some
  * questions, the better ones on more. */
+#include "runtime/program.h"
 #include "tools/search.h"
 
 #include <math.h>
@@ -29,17 +30,16 @@ static double reward_of(const struct search_options *options, const struct outco
 }
 
 static int layers_saved(const uint8_t *counts, size_t n_layers) {
-    int saved = 0;
-    for (size_t i = 0; i < n_layers; i++) {
-        saved += 1 - (int)counts[i];
-    }
-    return saved;
+    return (int)n_layers - (int)drllm_program_executions(counts, n_layers);
+}
+
+static double mean_reward(const struct search_options *options, const struct memo *memo, size_t first, size_t n) {
+    return options->reward == REWARD_SOFT ? mean_soft(memo, first, n) : mean_right(memo, first, n);
 }
 
 double objective(const struct search_options *options, const struct memo *memo, size_t n_layers, size_t first,
                  size_t n) {
-    const double reward = options->reward == REWARD_SOFT ? mean_soft(memo, first, n) : mean_right(memo, first, n);
-    return reward + options->layer_value * layers_saved(memo->counts, n_layers);
+    return mean_reward(options, memo, first, n) + options->layer_value * layers_saved(memo->counts, n_layers);
 }
 
 /* ---- The path ---- */
@@ -65,8 +65,7 @@ int path_add(struct evaluator *evaluator, const struct search_options *options, 
     struct found *point = &path->points[path->count++];
     *point = (struct found){.counts = allocate(evaluator->n_layers, 1),
                             .saved = layers_saved(counts, evaluator->n_layers),
-                            .search_reward = options->reward == REWARD_SOFT ? mean_soft(memo, 0, group->n_search)
-                                                                            : mean_right(memo, 0, group->n_search),
+                            .search_reward = mean_reward(options, memo, 0, group->n_search),
                             .soft = mean_soft(memo, group->n_search, n_verify),
                             .right = mean_right(memo, group->n_search, n_verify)};
     memcpy(point->counts, counts, evaluator->n_layers);

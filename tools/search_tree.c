@@ -2,6 +2,7 @@
  * two neighbouring executions or repeats a block; children are chosen by an upper confidence bound with a penalty on
  * length. A node gets more children as it is visited more often, so that the tree is one: the published code gives each
  * node a single child, and takes the number of the simulation for the parent's visits. */
+#include "tools/random.h"
 #include "tools/search.h"
 
 #include <math.h>
@@ -30,18 +31,6 @@ struct tree {
     size_t n_nodes;
     uint64_t random;
 };
-
-static uint64_t next_random(struct tree *tree) {
-    /* splitmix64 */
-    uint64_t z = tree->random += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
-static double uniform(struct tree *tree) {
-    return (double)(next_random(tree) >> 11) * 0x1p-53;
-}
 
 static size_t add_node(struct tree *tree, const uint8_t *counts, size_t parent) {
     const size_t n_layers = tree->evaluator->n_layers;
@@ -77,8 +66,8 @@ static bool act(struct tree *tree, const struct node *node, uint8_t *counts) {
     if (node->length < 3) {
         return false;
     }
-    const size_t position = (size_t)(next_random(tree) % node->length);
-    const size_t kind = (size_t)(next_random(tree) % 3);
+    const size_t position = (size_t)(random_next(&tree->random) % node->length);
+    const size_t kind = (size_t)(random_next(&tree->random) % 3);
     memcpy(counts, node->counts, tree->evaluator->n_layers);
     const size_t block = block_at(node, position);
     if (kind == 2) {
@@ -125,8 +114,8 @@ static size_t expand(struct tree *tree, size_t index) {
 }
 
 static size_t choose_child(struct tree *tree, const struct node *node) {
-    if (uniform(tree) < random_child) {
-        return node->children[next_random(tree) % node->n_children];
+    if (random_uniform(&tree->random) < random_child) {
+        return node->children[random_next(&tree->random) % node->n_children];
     }
     size_t best = node->children[0];
     double best_bound = -INFINITY;

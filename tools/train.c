@@ -99,11 +99,6 @@ static void close_all(struct train_job *job, bool is_done) {
     drllm_model_close(job->model);
 }
 
-static char *copy_text(const char *text) {
-    const size_t size = strlen(text) + 1;
-    return memcpy(allocate_bytes(size), text, size);
-}
-
 static void fill_set(struct train_job *job) {
     trained_fold(&job->trained, &job->set);
     router_set_stamp(&job->set, job->model);

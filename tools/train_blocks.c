@@ -1,4 +1,5 @@
 #include "tools/train_blocks.h"
+#include "tools/random.h"
 
 #include "runtime/budget.h"
 #include "tools/interrupt.h"

@@ -39,11 +39,6 @@ size_t network_fc2_index(const struct network *network, size_t class, size_t uni
 size_t network_bias1_index(const struct network *network, size_t unit);
 size_t network_bias2_index(const struct network *network, size_t class);
 
-/* Random numbers that are the same everywhere (splitmix64). */
-uint64_t random_next(uint64_t *random);
-double random_uniform(uint64_t *random); /* [0, 1) */
-void random_shuffle(uint64_t *random, size_t *items, size_t count);
-
 /* ---- Forward and backward ---- */
 
 struct sample {

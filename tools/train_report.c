@@ -1,5 +1,7 @@
 #include "tools/train_report.h"
 
+#include "runtime/program.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -78,11 +80,7 @@ static void score_trained(struct training_report *report, struct scores *scores,
 }
 
 static double layers_saved(const uint8_t *counts, size_t n_layers) {
-    double saved = (double)n_layers;
-    for (size_t i = 0; i < n_layers; i++) {
-        saved -= counts[i];
-    }
-    return saved;
+    return (double)n_layers - (double)drllm_program_executions(counts, n_layers);
 }
 
 static void score_routed(struct training_report *report) {
