@@ -5,6 +5,7 @@ CROSS ?=        # prefix of a cross toolchain, e.g. aarch64-linux-gnu-
 SANITIZER ?=    # e.g. address,undefined or thread
 XNNPACK ?= 1    # 0: build without XNNPACK
 THREADS ?= 1    # 0: build without threads (platform/threads_serial.c)
+MPI ?= 0        # 1: search over the ranks of mpirun (Open MPI), in build/mpi
 WERROR ?= 1     # 0: warnings do not stop the build
 V ?=            # 1: show the commands
 CFLAGS ?=
@@ -17,11 +18,15 @@ override CROSS := $(strip $(CROSS))
 override SANITIZER := $(strip $(SANITIZER))
 override XNNPACK := $(strip $(XNNPACK))
 override THREADS := $(strip $(THREADS))
+override MPI := $(filter 1,$(MPI))
 override WERROR := $(strip $(WERROR))
 override V := $(strip $(V))
 
 # --- The machine to build for --------------------------------------------------------------------------------------------
 target := $(patsubst %-,%,$(CROSS))
+ifneq ($(and $(CROSS),$(MPI)),)
+$(error MPI=1 is for the machine that builds: not with CROSS)
+endif
 ifeq ($(origin CC),default)
 CC := $(CROSS)gcc
 endif
@@ -38,7 +43,7 @@ arch := $(firstword $(subst -, ,$(or $(target),$(shell $(cc) -dumpmachine 2>/dev
 empty :=
 comma := ,
 space := $(empty) $(empty)
-variant := $(subst $(space),-,$(strip $(target) $(subst $(comma),-,$(SANITIZER))))
+variant := $(subst $(space),-,$(strip $(target) $(subst $(comma),-,$(SANITIZER)) $(MPI:1=mpi)))
 BUILD ?= build$(addprefix /,$(variant))
 obj := $(BUILD)/obj
 
@@ -57,7 +62,8 @@ isa_flags_neoni8mm := -march=armv8.2-a+dotprod+i8mm
 foreign := $(foreach isa,$(filter-out $(isas_$(arch)),$(isas)),%_$(isa).c)
 threads_out := platform/$(if $(filter 0,$(THREADS)),threads,threads_serial).c
 lib_src := $(filter-out $(foreign) $(threads_out),$(sort $(wildcard runtime/*.c quant/*.c platform/*.c)))
-tool_src := $(sort $(wildcard tools/*.c))
+mpi_out := tools/$(if $(MPI),mpi_none,mpi).c
+tool_src := $(filter-out $(mpi_out),$(sort $(wildcard tools/*.c)))
 test_src := $(sort $(wildcard tests/*.c))
 example_src := $(sort $(wildcard examples/*.c))
 sources := $(lib_src) $(tool_src) $(test_src) $(example_src)
@@ -76,12 +82,18 @@ deps_done := $(deps)/.complete
 lib_deps := $(if $(filter 0,$(XNNPACK)),,XNNPACK microkernels-prod) pthreadpool cpuinfo utf8proc
 dep_files = $(patsubst %,$(deps)/lib/lib%.a,$(1))
 
+# Asked for only where something of it is compiled or looked at.
+ifneq ($(MPI)$(filter lint %.tidy,$(MAKECMDGOALS)),)
+mpi_cflags := $(patsubst -I%,-isystem %,$(shell pkg-config --cflags ompi-c 2>/dev/null || mpicc -showme:compile 2>/dev/null))
+mpi_libs := $(if $(MPI),$(shell pkg-config --libs ompi-c 2>/dev/null || mpicc -showme:link 2>/dev/null))
+endif
+
 # --- Flags ---------------------------------------------------------------------------------------------------------------
 # Products are promised to agree bit for bit over compilers and machines: no fused multiply-add behind our back.
 cflags := -std=c11 -O2 -g -ffp-contract=off -fno-math-errno -ffunction-sections -fdata-sections -pthread \
     -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
     $(if $(filter 0,$(WERROR)),,-Werror)
-cppflags := -I. -isystem $(deps)/include -DDRLLM_WITH_XNNPACK=$(XNNPACK)
+cppflags := -I. -isystem $(deps)/include -DDRLLM_WITH_XNNPACK=$(XNNPACK) $(if $(MPI),$(mpi_cflags))
 ldflags := -pthread -Wl,--gc-sections $(if $(target),-static)
 ifneq ($(SANITIZER),)
 sanitize := -fsanitize=$(SANITIZER) -fno-sanitize-recover=all -fno-omit-frame-pointer
@@ -117,7 +129,7 @@ help: ## this text
 	@echo '  Libraries and models are kept in $${DRLLM_CACHE:-$${XDG_CACHE_HOME:-~/.cache}/drllm}.'
 
 packages: ## install the system packages that are missing (root or sudo)
-	@tools/setup/packages.sh build model $(if $(target),cross)
+	@tools/setup/packages.sh build model $(if $(target),cross) $(if $(MPI),mpi)
 
 deps: $(deps_done) ## fetch and build the libraries of others, into the cache
 	@echo $(deps)
@@ -145,7 +157,7 @@ demo-train: packages ## from questions to routers: search, training and evaluati
 check: $(runner) $(program) ## the fast tests
 	$(test_env) $(runner) --fast
 
-test: ## all tests: native, sanitizers, arm64 under qemu, clang, lint
+test: ## all tests: native, sanitizers, MPI, arm64 under qemu, clang, lint
 	@+MAKE="$(MAKE)" tests/run.sh
 
 clean: ## remove what was built here
@@ -168,6 +180,7 @@ $(deps_done):
 # Kept flags: what was compiled with others is compiled again.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
+	$(if $(MPI),$(if $(mpi_cflags),,@tools/setup/packages.sh --check mpi))
 	@{ $(cc) --version | head -n 1; echo '$(cc) $(AR) $(cppflags) $(cflags) $(CPPFLAGS) $(CFLAGS) $(ldflags) $(LDFLAGS)'; } >$@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
@@ -185,14 +198,14 @@ $(lib): $(call objects,$(lib_src)) $(BUILD)/sources
 	@rm -f $@
 	$(call say,AR) $(AR) rcsD $@ $(filter %.o,$^)
 
-link = $(call say,LINK) $(cc) $(ldflags) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(lib) $(call dep_files,$(1) $(lib_deps)) -lm
+link = $(call say,LINK) $(cc) $(ldflags) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(lib) $(call dep_files,$(1) $(lib_deps)) -lm $(2)
 
 $(program): $(call objects,$(tool_src)) $(lib) $(BUILD)/sources
-	$(call link,cjson)
+	$(call link,cjson,$(mpi_libs))
 
 # The runner holds the tools, too; one of them it includes.
 $(runner): $(call objects,$(test_src) $(filter-out tools/drllm.c tools/gguf_file.c,$(tool_src))) $(lib) $(BUILD)/sources
-	$(call link,cmocka cjson)
+	$(call link,cmocka cjson,$(mpi_libs))
 
 $(examples): $(BUILD)/%: $(obj)/%.o $(lib)
 	@mkdir -p $(@D)
@@ -203,10 +216,11 @@ $(examples): $(BUILD)/%: $(obj)/%.o $(lib)
 # --- Style ---------------------------------------------------------------------------------------------------------------
 own_files := $(sort $(foreach folder,runtime quant platform tools tests examples examples/*,$(wildcard $(folder)/*.[ch])))
 headers := $(filter %.h,$(own_files)) $(wildcard quant/*.inc)
-# A desktop also looks at the files for arm64, with the headers of the cross compiler where they are.
+# A desktop also looks at the files for arm64, with the headers of the cross compiler where they are; and at mpi.c, with
+# those of Open MPI.
 arm_src := $(if $(filter x86_64,$(arch)),$(sort $(foreach isa,$(isas_aarch64),$(wildcard quant/*_$(isa).c))))
 arm_headers := /usr/aarch64-linux-gnu/include
-tidied := $(patsubst %.c,$(BUILD)/lint/%.tidy,$(sources) $(if $(wildcard $(arm_headers)),$(arm_src)))
+tidied := $(patsubst %.c,$(BUILD)/lint/%.tidy,$(sources) $(if $(wildcard $(arm_headers)),$(arm_src)) $(if $(mpi_cflags),$(mpi_out)))
 
 scripts := $(wildcard tools/setup/*.sh tests/*.sh .ci/run)
 lint: $(BUILD)/lint/format $(BUILD)/lint/scripts $(tidied) ## clang-format, clang-tidy and shellcheck on all of our files
@@ -231,5 +245,5 @@ endef
 $(foreach isa,$(isas_$(arch)) $(isas_aarch64),$(eval $(call lint_isa_rule,$(isa))))
 $(BUILD)/lint/%.tidy: %.c $(headers) .clang-tidy | $(deps_done)
 	@mkdir -p $(@D)
-	$(call say,TIDY) clang-tidy --quiet $< -- $(cppflags) -std=c11 $(isa_flags) 2>$@.log || { cat $@.log; rm -f $@.log; false; }
+	$(call say,TIDY) clang-tidy --quiet $< -- $(cppflags) $(mpi_cflags) -std=c11 $(isa_flags) 2>$@.log || { cat $@.log; rm -f $@.log; false; }
 	@mv $@.log $@

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All tests, part by part; `make test` calls this.
 #
-# usage: tests/run.sh [PART]...     parts: packages native sanitizers arm64 clang lint (default: all)
+# usage: tests/run.sh [PART]...     parts: packages native sanitizers mpi arm64 clang lint (default: all)
 #
 # A part that fails does not keep the next one from running. The last line is the sum, "N passed, N failed"; the exit status is
 # 0 only if none failed. A part that builds or checks something without counting counts as one.
@@ -41,7 +41,7 @@ part() {
 build() { $make --no-print-directory "${jobs[@]}" "$@"; }
 
 # The libraries and the model, each with its own message if it cannot be had.
-packages() { tools/setup/packages.sh build model cross lint && build deps && build deps CROSS=aarch64-linux-gnu- && build model; }
+packages() { tools/setup/packages.sh build model cross mpi lint && build deps && build deps CROSS=aarch64-linux-gnu- && build model; }
 
 part_packages() { part packages packages; }
 
@@ -53,6 +53,13 @@ part_sanitizers() {
     export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1
     part sanitizers-build build SANITIZER=address,undefined all build/address-undefined/drllm-tests &&
         DRLLM_TEST_PROGRAM=build/address-undefined/drllm part sanitizers build/address-undefined/drllm-tests --fast
+}
+
+# One process without MPI beside two ranks with it.
+mpi_build() { build build/drllm build/drllm-tests && build MPI=1 all; }
+
+part_mpi() {
+    part mpi-build mpi_build && DRLLM_TEST_PROGRAM=build/drllm DRLLM_TEST_MPI_PROGRAM=build/mpi/drllm part mpi build/drllm-tests --fast mpi
 }
 
 # An old core without dot products, a later one with them, and all that qemu knows.
@@ -76,7 +83,7 @@ fi
 export DRLLM_TEST_SHARED=${DRLLM_TEST_SHARED-}
 
 parts=("$@")
-[ $# != 0 ] || parts=(packages native sanitizers arm64 clang lint)
+[ $# != 0 ] || parts=(packages native sanitizers mpi arm64 clang lint)
 for name in "${parts[@]}"; do
     if declare -F "part_$name" >/dev/null; then
         "part_$name"

@@ -279,11 +279,11 @@ static void read_questions(const struct drllm_model *model, const char *path, st
     assert_int_equal(questions->n_bad, 0);
 }
 
-static double reward_of(struct evaluator *evaluator, const uint8_t *counts) {
+static double static_reward(struct evaluator *evaluator, const uint8_t *counts) {
     struct memo *memo = evaluator_memo(evaluator, counts);
     const size_t n = evaluator->group->n_questions;
     assert_int_equal(evaluate(evaluator, counts, &memo, 1, 0, n), TOOL_OK);
-    return mean_soft(memo, 0, n);
+    return mean_reward(REWARD_SOFT, memo, 0, n);
 }
 
 /* Each program has its length, and the first removal is the best of all; where adding back helps, no later one is worse
@@ -315,11 +315,11 @@ static void test_static_search(void **state) {
         assert_int_equal(sum, N_LAYERS - (int)saved);
     }
     memset(counts, 1, N_LAYERS);
-    assert_true(reward_of(evaluator, programs) >= reward_of(evaluator, counts));
+    assert_true(static_reward(evaluator, programs) >= static_reward(evaluator, counts));
     for (size_t i = 0; i < N_LAYERS; i++) { /* all questions are in the first heat, so that nothing is left to chance */
         memset(counts, 1, N_LAYERS);
         counts[i] = 0;
-        assert_true(reward_of(evaluator, programs + N_LAYERS) >= reward_of(evaluator, counts));
+        assert_true(static_reward(evaluator, programs + N_LAYERS) >= static_reward(evaluator, counts));
     }
     evaluator_close(evaluator);
     free(evaluator);

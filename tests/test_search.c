@@ -6,6 +6,7 @@
 #include "runtime/internal.h"
 #include "runtime/router.h"
 #include "tools/search.h"
+#include "tools/search_choose.h"
 
 #include <math.h>
 #include <signal.h>
@@ -498,8 +499,9 @@ static void test_evaluator(void **state) {
     assert_int_equal(evaluate(reusing, programs[0], &memo, 1, 0, N_ASKED), TOOL_OK);
     assert_int_equal(reusing->cost.row_blocks - before, 3 * asked->n_rows);
     assert_int_equal(reusing->cost.evaluations, (N_PROGRAMS + 1) * N_ASKED);
-    assert_true(fabs(mean_right(memo, 3, 1) - (double)memo->outcomes[3].right) < 1e-12);
-    assert_true(fabs(mean_soft(memo, 3, 2) * 2.0 - (double)(memo->outcomes[3].soft + memo->outcomes[4].soft)) < 1e-5);
+    assert_true(fabs(mean_reward(REWARD_EXACT, memo, 3, 1) - (double)memo->outcomes[3].right) < 1e-12);
+    assert_true(fabs(mean_reward(REWARD_SOFT, memo, 3, 2) * 2.0 -
+                     (double)(memo->outcomes[3].soft + memo->outcomes[4].soft)) < 1e-5);
     drllm_session_close(session);
     evaluator_close(reusing);
     evaluator_close(plain);
@@ -700,6 +702,38 @@ static void test_shards(void **state) {
     expect_same_labels(merged, two); /* what was there stays */
     cli_expect_failure(SEARCH(two, "--shard", "3/2"), 2, "--shard");
     cli_expect_failure(SEARCH(two, "--shard", "0/2"), 2, "--shard");
+}
+
+static void expect_chosen(struct path *paths, double mean_saved, bool found, size_t first, size_t second) {
+    assert_int_equal(choose_together(paths, 2, mean_saved), found);
+    assert_int_equal(paths[0].chosen, first);
+    assert_int_equal(paths[1].chosen, second);
+}
+
+static void test_choice(void **state) {
+    (void)state;
+    struct found a[] = {{.saved = 0, .right = 0.50, .verify_reward = -2.0, .search_reward = -2.0},
+                        {.saved = 2, .right = 0.60, .verify_reward = -1.5, .search_reward = -1.5},
+                        {.saved = 5, .right = 0.58, .verify_reward = -1.6, .search_reward = -1.4}};
+    struct found b[] = {{.saved = 0, .right = 0.80}, {.saved = -1, .right = 0.85}, {.saved = 6, .right = 0.40}};
+    struct path paths[] = {{.points = a, .count = 3}, {.points = b, .count = 3}};
+    expect_chosen(paths, 0.5, true, 1, 1); /* one path's extra work is paid by the other */
+    expect_chosen(paths, 1.0, true, 2, 1);
+    expect_chosen(paths, 2.5, true, 2, 0);
+    expect_chosen(paths, 4.0, true, 1, 2); /* nothing saved for nothing */
+    expect_chosen(paths, 5.5, true, 2, 2);
+    expect_chosen(paths, 5.6, false, 2, 2);
+    struct search_options options = {.reward = REWARD_SOFT};
+    choose_alone(&options, true, &paths[0]);
+    assert_int_equal(paths[0].chosen, 1);
+    choose_alone(&options, false, &paths[0]);
+    assert_int_equal(paths[0].chosen, 2);
+    options.layer_value = 0.05;
+    choose_alone(&options, true, &paths[0]);
+    assert_int_equal(paths[0].chosen, 2);
+    options = (struct search_options){.reward = REWARD_SOFT, .min_saved = 9.0};
+    choose_alone(&options, true, &paths[0]); /* none saves so many: the last */
+    assert_int_equal(paths[0].chosen, 2);
 }
 
 /* Questions without sense, on whose answers a search takes many steps. */
@@ -940,7 +974,7 @@ int drllm_test_search(void) {
         cmocka_unit_test(test_command),      cmocka_unit_test(test_shards),
         cmocka_unit_test(test_resumed),      cmocka_unit_test(test_interrupted),
         cmocka_unit_test(test_other_groups), cmocka_unit_test(test_bad_lines),
-        cmocka_unit_test(test_verification),
+        cmocka_unit_test(test_verification), cmocka_unit_test(test_choice),
     };
     return drllm_run_group("search", tests, make_files, remove_files);
 }

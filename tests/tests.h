@@ -34,6 +34,7 @@
     X(routed)                \
     X(questions)             \
     X(search)                \
+    X(mpi)                   \
     X(train)                 \
     X(eval)                  \
     X(cli)                   \

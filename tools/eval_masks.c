@@ -186,7 +186,7 @@ static int run_heat(const struct walk *walk, const uint8_t *base, struct runner 
     const int exit_code = evaluate(walk->evaluator, base, memos, n_runners, done, n - done);
     free((void *)memos);
     for (size_t i = 0; i < n_runners && exit_code == TOOL_OK; i++) {
-        runners[i].reward = mean_soft(runners[i].memo, 0, n);
+        runners[i].reward = mean_reward(REWARD_SOFT, runners[i].memo, 0, n);
     }
     if (exit_code == TOOL_OK) {
         qsort(runners, n_runners, sizeof *runners, by_reward);
@@ -259,7 +259,7 @@ static int run_walk(const struct walk *walk, uint8_t *programs) {
     memset(programs, 1, n_layers);
     struct memo *full = evaluator_memo(walk->evaluator, programs);
     int exit_code = evaluate(walk->evaluator, programs, &full, 1, 0, walk->n_questions);
-    reward = exit_code == TOOL_OK ? mean_soft(full, 0, walk->n_questions) : 0.0;
+    reward = exit_code == TOOL_OK ? mean_reward(REWARD_SOFT, full, 0, walk->n_questions) : 0.0;
     for (size_t saved = 0; saved <= most_saved && exit_code == TOOL_OK; saved++) {
         uint8_t *here = programs + saved * n_layers;
         uint8_t *next = saved < most_saved ? here + n_layers : last;

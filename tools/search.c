@@ -12,7 +12,9 @@
 #include "tools/files.h"
 #include "tools/interrupt.h"
 #include "tools/jsonl.h"
+#include "tools/search_choose.h"
 #include "tools/search_clusters.h"
+#include "tools/search_ranks.h"
 #include "tools/search_state.h"
 
 #include <inttypes.h>
@@ -21,8 +23,10 @@
 #include <string.h>
 
 enum per { PER_TASK, PER_CLUSTER, PER_EXAMPLE };
+enum { GROUP_NAME_BYTES = 128 };
+static const double more_saved = 3.0; /* than the mean: how far a group is searched to choose for all together */
 static const char *const per_names[] = {"task", "cluster", "example", NULL};
-static const char *const reward_names[] = {"soft", "exact", NULL};
+static const char *const reward_names[] = {"soft", "probability", "exact", NULL};
 static const char *const method_names[] = {"greedy", "tree", NULL};
 
 struct options {
@@ -43,6 +47,7 @@ struct options {
     int64_t seed;
     double layer_value;
     double min_saved;
+    double mean_saved;
     bool no_racing;
     bool no_reuse;
     bool no_repeats;
@@ -62,8 +67,11 @@ struct search {
     size_t *group_of;   /* [questions.count] */
     size_t n_groups;
     size_t shard, n_shards;
+    struct ranks ranks;
+    char *output;       /* of this rank */
+    struct path *paths; /* [n_groups] */
     struct search_state state;
-    struct text labels;
+    char **labels; /* [questions.count]: lines; NULL: another shard's */
     uint64_t start_ns;
     struct search_cost cost; /* of all groups */
 };
@@ -102,14 +110,17 @@ static uint64_t next_random(uint64_t *state) {
     return *state >> 33;
 }
 
-/* The questions of a group in a random order that depends on the seed and the group alone. */
-static void make_group(const struct search *search, size_t index, char *name, size_t name_size, struct group *group) {
-    const struct options *options = search->options;
+static void name_group(const struct search *search, size_t index, char *name, size_t size) {
     if (search->names != NULL) {
-        snprintf(name, name_size, "%s", search->names[index]);
+        snprintf(name, size, "%s", search->names[index]);
     } else {
-        snprintf(name, name_size, "%s %zu", per_names[options->per], index);
+        snprintf(name, size, "%s %zu", per_names[search->options->per], index);
     }
+}
+
+/* The questions of a group in a random order that depends on the seed and the group alone. */
+static void make_group(const struct search *search, size_t index, const char *name, struct group *group) {
+    const struct options *options = search->options;
     *group = (struct group){.name = name, .seed = mix((uint64_t)options->seed ^ 0xcbf29ce484222325u, name)};
     group->questions = allocate(search->questions.count, sizeof(struct question *));
     for (size_t i = 0; i < search->questions.count; i++) {
@@ -135,59 +146,20 @@ static void make_group(const struct search *search, size_t index, char *name, si
     group->n_questions = group->n_search + ((size_t)options->n_verify < rest ? (size_t)options->n_verify : rest);
 }
 
-/* ---- Choosing ---- */
+/* ---- Showing ---- */
 
-static double verified(const struct search *search, const struct found *point) {
-    const double reward = search->options->per == PER_EXAMPLE       ? point->search_reward
-                          : search->options->reward == REWARD_EXACT ? point->right
-                                                                    : point->soft;
-    return reward + search->options->layer_value * point->saved;
-}
-
-/* The best point on the questions that were not searched on; full depth if none holds there. */
-static void choose(const struct search *search, struct path *path) {
-    path->chosen = 0;
-    double best = -INFINITY;
-    for (size_t i = 0; i < path->count; i++) {
-        const double now = verified(search, &path->points[i]);
-        const bool enough = path->points[i].saved >= search->options->min_saved || i + 1 == path->count;
-        if (enough && now > best) {
-            best = now;
-            path->chosen = i;
-        }
-    }
-}
-
-/* Half the width of the 95 % interval of the gain in accuracy over full depth, on the verifying questions. */
-static double gain_interval(struct evaluator *evaluator, const struct path *path) {
-    const struct group *group = evaluator->group;
-    const size_t n = group->n_questions - group->n_search;
-    const struct memo *full = evaluator_memo(evaluator, path->points[0].counts);
-    const struct memo *chosen = evaluator_memo(evaluator, path->points[path->chosen].counts);
-    double sum = 0.0;
-    double squares = 0.0;
-    for (size_t i = group->n_search; i < group->n_questions; i++) {
-        const double gain = (double)chosen->outcomes[i].right - (double)full->outcomes[i].right;
-        sum += gain;
-        squares += gain * gain;
-    }
-    const double mean = n > 0 ? sum / (double)n : 0.0;
-    return n > 1 ? 1.96 * sqrt((squares / (double)n - mean * mean) / (double)(n - 1)) : 0.0;
-}
-
-static void print_path(struct evaluator *evaluator, const struct path *path) {
-    const struct group *group = evaluator->group;
-    printf("%s: %zu questions searched on, %zu verify\n", group->name, group->n_search,
-           group->n_questions - group->n_search);
+static void print_path(const struct path *path, const char *name, size_t n_layers) {
+    const struct found *chosen = &path->points[path->chosen];
+    printf("%s: %zu questions searched on, %zu verify\n", name, path->n_search, path->n_verify);
     for (size_t i = 0; i < path->count; i++) {
         const struct found *point = &path->points[i];
-        char *program = program_text(point->counts, evaluator->n_layers);
-        printf("%c %3d saved  reward %8.4f  verified: soft %8.4f  right %6.2f %%  %s\n", i == path->chosen ? '*' : ' ',
-               point->saved, point->search_reward, point->soft, 100.0 * point->right, program);
+        char *program = program_text(point->counts, n_layers);
+        printf("%c %3d saved  reward %8.4f  verified: reward %8.4f  right %6.2f %%  %s\n", point == chosen ? '*' : ' ',
+               point->saved, point->search_reward, point->verify_reward, 100.0 * point->right, program);
         free(program);
     }
     printf("  gain over full depth where it was verified: %+.2f +- %.2f points\n",
-           100.0 * (path->points[path->chosen].right - path->points[0].right), 100.0 * gain_interval(evaluator, path));
+           100.0 * (chosen->right - path->points[0].right), 100.0 * chosen->gain_error);
 }
 
 /* ---- Labels ---- */
@@ -205,13 +177,31 @@ static void add_labels(struct search *search, size_t index, const char *name, co
         cJSON_AddStringToObject(json, "group", name);
         cJSON_AddStringToObject(json, "prompt", question->prompt);
         cJSON_AddStringToObject(json, "program", program);
-        char *line = cJSON_PrintUnformatted(json);
-        text_append(&search->labels, line, strlen(line));
-        text_append(&search->labels, "\n", 1);
-        cJSON_free(line);
+        search->labels[i] = cJSON_PrintUnformatted(json);
         cJSON_Delete(json);
     }
     free(program);
+}
+
+/* In the order of the questions, as merged ones. */
+static int write_labels(const struct search *search) {
+    struct text text = {NULL, 0, 0};
+    for (size_t i = 0; i < search->questions.count; i++) {
+        if (search->labels[i] != NULL) {
+            text_append(&text, search->labels[i], strlen(search->labels[i]));
+            text_append(&text, "\n", 1);
+        }
+    }
+    const int exit_code = write_file(search->command, search->output, text.data, text.size);
+    text_release(&text);
+    return exit_code;
+}
+
+static void release_labels(struct search *search) {
+    for (size_t i = 0; search->labels != NULL && i < search->questions.count; i++) {
+        cJSON_free(search->labels[i]);
+    }
+    free((void *)search->labels);
 }
 
 /* ---- Searching ---- */
@@ -252,56 +242,80 @@ static int begin_path(struct search *search, struct evaluator *evaluator, const 
         exit_code = path_add(evaluator, &search->parts, path, path->points[path->count - 1].counts, entry->counts);
         path->points[path->count - 1].step = entry->step;
         path->points[path->count - 1].repeats = entry->repeats;
+        path->points[path->count - 1].layer_value = entry->layer_value;
     }
     free(full);
     return exit_code;
 }
 
 static int search_group(struct search *search, size_t index) {
-    char name[128];
+    char name[GROUP_NAME_BYTES];
     struct group group;
     struct evaluator *evaluator = allocate(1, sizeof *evaluator);
-    struct path path = {NULL, 0, 0};
-    make_group(search, index, name, sizeof name, &group);
+    struct path *path = &search->paths[index];
+    name_group(search, index, name, sizeof name);
+    make_group(search, index, name, &group);
     evaluator_open(evaluator, search->command, &search->workers, &group, search->n_layers);
     evaluator->no_reuse = search->options->no_reuse;
     struct point_keeper keeper = {search, name};
-    int exit_code = begin_path(search, evaluator, name, &path);
+    int exit_code = begin_path(search, evaluator, name, path);
     if (exit_code == TOOL_OK && !search_state_is_done(&search->state, name)) {
-        exit_code = search->parts.tree ? search_tree(evaluator, &search->parts, &path, keep_point, &keeper)
-                                       : search_greedy(evaluator, &search->parts, &path, keep_point, &keeper);
+        exit_code = search->parts.tree ? search_tree(evaluator, &search->parts, path, keep_point, &keeper)
+                                       : search_greedy(evaluator, &search->parts, path, keep_point, &keeper);
     }
     if (exit_code == TOOL_OK && !search_state_finish(&search->state, name)) {
         exit_code = TOOL_FAILED;
     }
-    if (exit_code == TOOL_OK) {
-        choose(search, &path);
-        if (search->options->per != PER_EXAMPLE) {
-            print_path(evaluator, &path);
-        }
-        add_labels(search, index, name, path.points[path.chosen].counts);
-    }
     add_cost(&search->cost, &evaluator->cost);
-    path_release(&path);
     evaluator_close(evaluator);
     free(evaluator);
     free(group.questions);
     return exit_code;
 }
 
+static void finish_group(struct search *search, size_t index) {
+    char name[GROUP_NAME_BYTES];
+    struct path *path = &search->paths[index];
+    name_group(search, index, name, sizeof name);
+    if (search->options->per != PER_EXAMPLE) {
+        print_path(path, name, search->n_layers);
+    }
+    add_labels(search, index, name, path->points[path->chosen].counts);
+    path_release(path);
+}
+
+/* All ranks call it; the first says what they did together. */
 static void print_cost(const struct search *search) {
     const struct search_cost *cost = &search->cost;
-    const double run = (double)cost->row_blocks;
+    enum { RUN, RESUMED, EVALUATIONS, MEMO_HITS, RACED_OUT, N_COSTS };
+    uint64_t sums[N_COSTS] = {[RUN] = cost->row_blocks,
+                              [RESUMED] = cost->resumed,
+                              [EVALUATIONS] = cost->evaluations,
+                              [MEMO_HITS] = cost->memo_hits,
+                              [RACED_OUT] = cost->raced_out};
+    ranks_sum(sums, N_COSTS);
+    if (search->ranks.rank != 0) {
+        return;
+    }
     const double seconds = (double)(drllm_clock_ns() - search->start_ns) / 1e9;
     fprintf(stderr,
             "%.0f s; %" PRIu64 " evaluations of a program on a question, %" PRIu64 " more were remembered, %" PRIu64
             " raced out; hidden states reused for %.1f %% of the blocks\n",
-            seconds, (uint64_t)cost->evaluations, (uint64_t)cost->memo_hits, (uint64_t)cost->raced_out,
-            100.0 * (double)cost->resumed / (run + (double)cost->resumed + 1.0));
+            seconds, sums[EVALUATIONS], sums[MEMO_HITS], sums[RACED_OUT],
+            100.0 * (double)sums[RESUMED] / ((double)sums[RUN] + (double)sums[RESUMED] + 1.0));
 }
 
 static int search_groups(struct search *search) {
+    const bool together = search->options->mean_saved > 0.0;
     search->start_ns = drllm_clock_ns();
+    search->paths = allocate(search->n_groups, sizeof *search->paths);
+    for (size_t i = 0; i < search->n_groups; i++) {
+        search->paths[i] = (struct path){.points = NULL};
+    }
+    search->labels = allocate(search->questions.count, sizeof *search->labels);
+    for (size_t i = 0; i < search->questions.count; i++) {
+        search->labels[i] = NULL;
+    }
     struct progress progress = {.what = "groups", .total = search->n_groups};
     for (size_t i = 0; i < search->n_groups; i++) {
         if (i % search->n_shards != search->shard) {
@@ -311,11 +325,22 @@ static int search_groups(struct search *search) {
         if (exit_code != TOOL_OK) {
             return exit_code;
         }
+        if (!together) {
+            choose_alone(&search->parts, search->options->per != PER_EXAMPLE, &search->paths[i]);
+            finish_group(search, i);
+        }
         progress_show(&progress, i + 1);
     }
-    print_cost(search);
-    const int exit_code =
-        write_file(search->command, search->options->output, search->labels.data, search->labels.size);
+    if (together) {
+        if (!choose_together(search->paths, search->n_groups, search->options->mean_saved)) {
+            report(search->command, "the programs found save fewer than %g layers in the mean; the shortest are taken",
+                   search->options->mean_saved);
+        }
+        for (size_t i = 0; i < search->n_groups; i++) {
+            finish_group(search, i);
+        }
+    }
+    const int exit_code = write_labels(search);
     return exit_code == TOOL_OK ? flush_output(search->command) : exit_code;
 }
 
@@ -336,10 +361,10 @@ static uint64_t fingerprint(const struct search *search) {
     const struct options *options = search->options;
     char text[320];
     snprintf(text, sizeof text,
-             "%d %d %d %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %a %d %d %" PRIx64,
+             "%d %d %d %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %a %a %d %d %" PRIx64,
              options->per, options->reward, options->method, options->n_search, options->n_verify, options->clusters,
-             options->max_steps, options->simulations, options->seed, options->layer_value, options->no_repeats,
-             options->no_racing, drllm_model_fingerprint(search->model));
+             options->max_steps, options->simulations, options->seed, options->layer_value, search->parts.min_saved,
+             options->no_repeats, options->no_racing, drllm_model_fingerprint(search->model));
     uint64_t hash = mix(mix(0xcbf29ce484222325u, text), options->from != NULL ? options->from : "");
     for (size_t i = 0; i < search->questions.count; i++) {
         hash = mix_question(hash, &search->questions.items[i]);
@@ -379,6 +404,7 @@ static int run(struct search *search) {
     const struct options *options = search->options;
     struct drllm_model_info info;
     interrupt_install();
+    search->output = search_rank_output(&search->ranks, search->ranks.rank, options->output);
     int exit_code = open_model(search->command, &options->model, &search->model);
     if (exit_code == TOOL_OK) {
         drllm_model_get_info(search->model, &info);
@@ -396,7 +422,7 @@ static int run(struct search *search) {
         exit_code = make_groups(search);
     }
     if (exit_code == TOOL_OK) {
-        exit_code = search_state_open(search->command, options->output, fingerprint(search), options->restart,
+        exit_code = search_state_open(search->command, search->output, fingerprint(search), options->restart,
                                       search->n_layers, &search->state);
     }
     if (exit_code == TOOL_OK) {
@@ -405,11 +431,20 @@ static int run(struct search *search) {
     if (exit_code == TOOL_INTERRUPTED && search->state.path != NULL) {
         report(search->command, "interrupted; the same command goes on from what is in %s", search->state.path);
     }
+    exit_code = search_join_ranks(search->command, &search->ranks, options->output, exit_code);
+    if (exit_code == TOOL_OK) {
+        print_cost(search);
+    }
     search_state_close(&search->state, exit_code == TOOL_OK);
+    for (size_t i = 0; search->paths != NULL && i < search->n_groups; i++) {
+        path_release(&search->paths[i]);
+    }
+    free(search->paths);
     free(search->group_of);
     free(search->names);
     free(search->from);
-    text_release(&search->labels);
+    release_labels(search);
+    free(search->output);
     workers_release(&search->workers);
     const bool has_bad = search->questions.n_bad != 0;
     questions_release(&search->questions);
@@ -419,9 +454,13 @@ static int run(struct search *search) {
 
 static int read_shard(struct search *search) {
     const char *text = search->options->shard;
-    search->n_shards = 1;
+    search->shard = search->ranks.rank;
+    search->n_shards = search->ranks.count;
     if (text == NULL) {
         return TOOL_OK;
+    }
+    if (search->ranks.count > 1) {
+        return usage_error(search->command, "--shard goes without mpirun, whose ranks are shards already");
     }
     char *slash = NULL;
     const unsigned long shard = strtoul(text, &slash, 10);
@@ -433,6 +472,14 @@ static int read_shard(struct search *search) {
     search->shard = shard - 1;
     search->n_shards = (size_t)count;
     return TOOL_OK;
+}
+
+/* How many layers a group's path shall save. */
+static double least_saved(const struct options *options) {
+    if (options->min_saved > 0.0) {
+        return options->min_saved;
+    }
+    return options->mean_saved > 0.0 ? options->mean_saved + more_saved : -INFINITY;
 }
 
 static int check(struct search *search) {
@@ -448,9 +495,14 @@ static int check(struct search *search) {
     if (strcmp(options->output, "-") == 0) {
         return usage_error(search->command, "labels cannot go to standard output, where the programs are shown");
     }
+    if (options->mean_saved > 0.0 &&
+        (options->per == PER_EXAMPLE || options->shard != NULL || search->ranks.count > 1)) {
+        return usage_error(search->command, "--mean-saved is for whole searches --per task or cluster");
+    }
     search->parts = (struct search_options){.reward = (enum reward)options->reward,
                                             .tree = options->method == 1,
                                             .layer_value = options->layer_value,
+                                            .min_saved = least_saved(options),
                                             .max_steps = (size_t)options->max_steps,
                                             .n_simulations = (size_t)options->simulations,
                                             .no_racing = options->no_racing,
@@ -472,7 +524,8 @@ int search_main(const struct command *command, int argc, char **argv) {
         OPT_TEXTS('d', "data", &options.data, "FILE", "questions, JSON lines; may be repeated"),
         OPT_TEXT('o', "output", &options.output, "FILE", "the labels, JSON lines"),
         OPT_WORD(0, "per", &options.per, per_names, "what shares a program"),
-        OPT_WORD(0, "reward", &options.reward, reward_names, "log-probability of the right choice, or right and wrong"),
+        OPT_WORD(0, "reward", &options.reward, reward_names,
+                 "log-probability of the right choice, its probability, or right and wrong"),
         OPT_WORD(0, "method", &options.method, method_names, "how programs are searched"),
         OPT_INTEGER(0, "questions", &options.n_search, "N", 1, 1 << 24, "most questions of a group to search on"),
         OPT_INTEGER(0, "verify", &options.n_verify, "N", 0, 1 << 24, "most others that verify what was found"),
@@ -480,7 +533,10 @@ int search_main(const struct command *command, int argc, char **argv) {
         OPT_INTEGER(0, "max-steps", &options.max_steps, "N", 0, 1 << 20, "most steps of the greedy search"),
         OPT_INTEGER(0, "simulations", &options.simulations, "N", 1, 1 << 20, "of the tree search"),
         OPT_REAL(0, "layer-value", &options.layer_value, "X", -1, 1, "what one layer saved is worth, in reward"),
-        OPT_REAL(0, "min-saved", &options.min_saved, "K", 0, 1e6, "choose no program that saves fewer layers"),
+        OPT_REAL(0, "min-saved", &options.min_saved, "K", 0, 1e6,
+                 "search on and choose until so many layers are saved"),
+        OPT_REAL(0, "mean-saved", &options.mean_saved, "K", 0, 1e6,
+                 "choose for all groups together: the most right answers where K layers are saved in the mean"),
         OPT_TEXT(0, "from", &options.from, "PROGRAM", "begin the search here instead of at full depth"),
         OPT_TEXT(0, "shard", &options.shard, "I/N", "only every Nth group, from the Ith on"),
         OPT_TEXTS(0, "merge", &options.merged, "FILE", "search nothing: put the labels of shards together; repeated"),
@@ -496,12 +552,17 @@ int search_main(const struct command *command, int argc, char **argv) {
     int exit_code;
     if (options_parse(command, table, OPTION_COUNT(table), argc, argv, NULL, &exit_code)) {
         struct search *search = allocate(1, sizeof *search);
-        *search = (struct search){.command = command, .options = &options};
-        exit_code = check(search);
-        if (exit_code == TOOL_OK) {
-            exit_code =
-                options.merged.count != 0 ? search_merge(command, &options.merged, options.output) : run(search);
+        *search = (struct search){.command = command, .options = &options, .ranks = ranks_open()};
+        if (options.model.threads == 0) {
+            options.model.threads = search_rank_threads(&search->ranks);
         }
+        exit_code = check(search);
+        if (exit_code == TOOL_OK && options.merged.count == 0) {
+            exit_code = run(search);
+        } else if (exit_code == TOOL_OK && search->ranks.rank == 0) {
+            exit_code = search_merge(command, &options.merged, options.output);
+        }
+        ranks_close();
         free(search);
     }
     options_release(table, OPTION_COUNT(table));

@@ -5,7 +5,8 @@
 #include "tools/questions.h"
 #include "tools/workers.h"
 
-enum reward { REWARD_SOFT, REWARD_EXACT };
+/* Of a question: the log-probability of the right choice, its probability, or whether it is the best one. */
+enum reward { REWARD_SOFT, REWARD_PROBABILITY, REWARD_EXACT };
 
 /* What a program earned on one question. */
 struct outcome {
@@ -62,14 +63,17 @@ struct memo *evaluator_memo(struct evaluator *evaluator, const uint8_t *counts);
 int evaluate(struct evaluator *evaluator, const uint8_t *base, struct memo *const *programs, size_t n_programs,
              size_t first, size_t n);
 
-/* Means over questions first .. first + n - 1, all of which must be computed. */
-double mean_soft(const struct memo *memo, size_t first, size_t n);
-double mean_right(const struct memo *memo, size_t first, size_t n);
+/* The reward of an outcome. */
+double reward_of(enum reward reward, const struct outcome *outcome);
+
+/* Its mean over questions first .. first + n - 1, all of which must be computed. */
+double mean_reward(enum reward reward, const struct memo *memo, size_t first, size_t n);
 
 struct search_options {
     enum reward reward;
     bool tree;            /* otherwise greedy */
     double layer_value;   /* what one layer saved is worth, in reward */
+    double min_saved;     /* greedy: where the search stands still with fewer, layer_value is raised */
     size_t max_steps;     /* greedy */
     size_t n_simulations; /* tree */
     bool no_racing;
@@ -81,15 +85,19 @@ struct found {
     uint8_t *counts; /* [n_layers] */
     int saved;
     double search_reward; /* on the questions searched on */
-    double soft, right;   /* on the others */
+    double verify_reward; /* on the others, */
+    double right;         /* and the share of right answers there, */
+    double gain_error;    /* half the 95 % interval of its gain over full depth */
     size_t step;          /* greedy: which one found it, */
-    bool repeats;         /* and whether blocks could be repeated by then */
+    bool repeats;         /* whether blocks could be repeated by then, */
+    double layer_value;   /* and what a layer was worth */
 };
 
 struct path {
     struct found *points; /* the first is full depth */
     size_t count;
     size_t chosen;
+    size_t n_search, n_verify; /* questions */
 };
 void path_release(struct path *path);
 

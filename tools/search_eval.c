@@ -56,18 +56,22 @@ struct memo *evaluator_memo(struct evaluator *evaluator, const uint8_t *counts) 
     return memo;
 }
 
-double mean_soft(const struct memo *memo, size_t first, size_t n) {
-    double sum = 0.0;
-    for (size_t i = first; i < first + n; i++) {
-        sum += (double)memo->outcomes[i].soft;
+double reward_of(enum reward reward, const struct outcome *outcome) {
+    switch (reward) {
+    case REWARD_SOFT:
+        return (double)outcome->soft;
+    case REWARD_PROBABILITY:
+        return exp((double)outcome->soft);
+    case REWARD_EXACT:
+        break;
     }
-    return n > 0 ? sum / (double)n : 0.0;
+    return (double)outcome->right;
 }
 
-double mean_right(const struct memo *memo, size_t first, size_t n) {
+double mean_reward(enum reward reward, const struct memo *memo, size_t first, size_t n) {
     double sum = 0.0;
     for (size_t i = first; i < first + n; i++) {
-        sum += (double)memo->outcomes[i].right;
+        sum += reward_of(reward, &memo->outcomes[i]);
     }
     return n > 0 ? sum / (double)n : 0.0;
 }

@@ -35,6 +35,8 @@ static bool read_entry(struct search_state *state, const cJSON *json) {
     const cJSON *step = cJSON_GetObjectItemCaseSensitive(json, "step");
     entry->step = cJSON_IsNumber(step) && step->valuedouble > 0.0 ? (size_t)step->valuedouble : 0;
     entry->repeats = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "repeats"));
+    const cJSON *layer_value = cJSON_GetObjectItemCaseSensitive(json, "layer_value");
+    entry->layer_value = cJSON_IsNumber(layer_value) ? layer_value->valuedouble : 0.0;
     return true;
 }
 
@@ -156,9 +158,10 @@ bool search_state_add(struct search_state *state, const char *group, const struc
     cJSON_AddStringToObject(json, "program", program);
     cJSON_AddNumberToObject(json, "step", (double)point->step);
     cJSON_AddBoolToObject(json, "repeats", point->repeats);
+    cJSON_AddNumberToObject(json, "layer_value", point->layer_value);
     cJSON_AddNumberToObject(json, "saved", point->saved);
     cJSON_AddNumberToObject(json, "search_reward", point->search_reward);
-    cJSON_AddNumberToObject(json, "verified_soft", point->soft);
+    cJSON_AddNumberToObject(json, "verified_reward", point->verify_reward);
     cJSON_AddNumberToObject(json, "verified_right", point->right);
     free(program);
     return write_line(state, json);

@@ -9,6 +9,7 @@ struct state_entry {
     char *group;
     uint8_t *counts; /* NULL: the group is finished */
     size_t step;     /* as in struct found */
+    double layer_value;
     bool repeats;
 };
 

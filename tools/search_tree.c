@@ -158,7 +158,9 @@ static int simulate(struct tree *tree, size_t index) {
     if (exit_code != TOOL_OK) {
         return exit_code;
     }
-    const double reward = tree->options->reward == REWARD_SOFT ? exp(mean_soft(memo, 0, n)) : mean_right(memo, 0, n);
+    const double mean = mean_reward(tree->options->reward, memo, 0, n);
+    const double reward =
+        tree->options->reward == REWARD_SOFT ? exp(mean) : mean; /* in 0 .. 1, as the bounds want it */
     for (;; index = tree->nodes[index].parent) {
         tree->nodes[index].visits++;
         tree->nodes[index].sum += reward;
