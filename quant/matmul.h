@@ -51,7 +51,7 @@ typedef void (*drllm_matmul_float_fn)(const void *panels, size_t panel_bytes, si
 struct drllm_kernel {
     enum drllm_format format;
     const char *name;      /* "q4_1_avx2" */
-    const char *backend;   /* "ref", "avx2", "neon", "neondot", "xnnpack" */
+    const char *backend;   /* "ref", "avx2", "neondot", ...: see kernels.inc; "xnnpack" */
     uint64_t cpu_features; /* DRLLM_CPU_* bits that must be there */
     drllm_matmul_q8_fn q8;
     drllm_matmul_float_fn floating;

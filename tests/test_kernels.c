@@ -493,11 +493,21 @@ static void test_choose(void **state) {
         const char *x86[2]; /* integer formats, float formats */
         const char *arm[2];
     } levels[] = {
-        {"none", {"ref", "ref"}, {"ref", "ref"}},       {"portable", {"ref", "ref"}, {"ref", "ref"}},
-        {"x86-avx2", {"avx2", "avx2"}, {"ref", "ref"}}, {"avx2,f16c", {"avx2", "avx2"}, {"ref", "ref"}},
-        {"avx2", {"ref", "ref"}, {"ref", "ref"}},       {"f16c,avx512", {"ref", "ref"}, {"ref", "ref"}},
-        {"arm-neon", {"ref", "ref"}, {"neon", "neon"}}, {"arm-dotprod", {"ref", "ref"}, {"neondot", "neon"}},
-        {"dotprod", {"ref", "ref"}, {"ref", "ref"}},    {"all", {"avx2", "avx2"}, {"neondot", "neon"}},
+        {"none", {"ref", "ref"}, {"ref", "ref"}},
+        {"portable", {"ref", "ref"}, {"ref", "ref"}},
+        {"x86-avx2", {"avx2", "avx2"}, {"ref", "ref"}},
+        {"avx2,f16c", {"avx2", "avx2"}, {"ref", "ref"}},
+        {"avx2", {"ref", "ref"}, {"ref", "ref"}},
+        {"f16c,avx512", {"ref", "ref"}, {"ref", "ref"}},
+        {"arm-neon", {"ref", "ref"}, {"neon", "neon"}},
+        {"arm-dotprod", {"ref", "ref"}, {"neondot", "neon"}},
+        {"dotprod", {"ref", "ref"}, {"ref", "ref"}},
+        {"all", {"avx512vnni", "avx2"}, {"neondot", "neon"}},
+        {"x86-avx2,avxvnni", {"avxvnni", "avx2"}, {"ref", "ref"}},
+        {"x86-avx2,avx512", {"avx2", "avx2"}, {"ref", "ref"}},
+        {"x86-avx2,avx512vnni", {"avx2", "avx2"}, {"ref", "ref"}},
+        {"x86-avx2,avxvnni,avx512,avx512vnni", {"avx512vnni", "avx2"}, {"ref", "ref"}},
+        {"avxvnni,avx512,avx512vnni", {"ref", "ref"}, {"ref", "ref"}},
     };
     static const enum drllm_format none[] = {DRLLM_FORMAT_Q5_0, DRLLM_FORMAT_Q5_1, DRLLM_FORMAT_Q4_K, DRLLM_FORMAT_Q5_K,
                                              DRLLM_FORMAT_Q6_K, DRLLM_FORMAT_I8,   DRLLM_FORMAT_QB4W};
@@ -659,6 +669,7 @@ static const struct product_case product_cases[] = {
     {96, 5, 4, {9, 17, 8, 7}, {DRLLM_FORMAT_F32, DRLLM_FORMAT_F16, DRLLM_FORMAT_BF16, DRLLM_FORMAT_Q4_1}},
     {100, 7, 3, {12, 801, 5}, {DRLLM_FORMAT_BF16, DRLLM_FORMAT_F32, DRLLM_FORMAT_F16}},
     {100, 6, 2, {33, 10}, {DRLLM_FORMAT_Q8C, DRLLM_FORMAT_F32}},
+    {64, 131, 1, {27}, {DRLLM_FORMAT_Q8C}}, /* more tokens than a kernel takes at once */
     /* Several tiles of rows and of tokens. */
     {1024, 3, 3, {1030, 515, 1}, {DRLLM_FORMAT_Q4_1, DRLLM_FORMAT_Q4_1, DRLLM_FORMAT_Q8_0}},
     {16384, 37, 2, {11, 25}, {DRLLM_FORMAT_Q4_0, DRLLM_FORMAT_Q8_0}},
