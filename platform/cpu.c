@@ -108,6 +108,7 @@ static const struct {
     {"x86-avx2", DRLLM_CPU_AVX2 | DRLLM_CPU_FMA | DRLLM_CPU_F16C},
     {"arm-neon", DRLLM_CPU_NEON},
     {"arm-dotprod", DRLLM_CPU_NEON | DRLLM_CPU_DOTPROD},
+    {"arm-i8mm", DRLLM_CPU_NEON | DRLLM_CPU_DOTPROD | DRLLM_CPU_I8MM},
 };
 enum { N_WORDS = sizeof words / sizeof words[0] };
 

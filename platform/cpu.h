@@ -36,7 +36,7 @@ uint64_t drllm_cpu_detect(void);
 void drllm_cpu_restrict_cpuinfo(uint64_t mask);
 
 /* Parse a comma-separated list ("avx2,f16c"), "none", "all", or a level ("portable", "x86-avx2", "arm-neon",
- * "arm-dotprod"). False on an unknown word, with the word copied (cut if need be) into `unknown`. */
+ * "arm-dotprod", "arm-i8mm"). False on an unknown word, with the word copied (cut if need be) into `unknown`. */
 bool drllm_cpu_parse_mask(const char *text, uint64_t *mask, char *unknown, size_t unknown_size);
 
 /* Write the names of the set bits, separated by commas ("none" for 0), into `text`, cut to fit. */

@@ -2,13 +2,6 @@
 #if defined(__aarch64__)
 #include "quant/matmul_neon.h"
 
-/* For the loops that clang finds too large to unroll by itself. */
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 8")
-#endif
-
 /* Products of 4 rows by 4 columns, two rows a register. */
 INLINE void start_products(int16x8_t sum[2], int8x16_t w, int8x16_t x) {
     sum[0] = vmull_s8(vget_low_s8(w), vget_low_s8(x));

@@ -9,6 +9,13 @@
 /* Tile sizes reach the helpers as constants, so that their loops unroll and the arrays live in registers. */
 #define INLINE static inline __attribute__((always_inline))
 
+/* For the loops that a compiler finds too large to unroll by itself. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
+
 enum { R = DRLLM_PANEL_ROWS, STEP_BYTES = 4 * R, HALF_BYTES = STEP_BYTES / 2, TILE_PANELS = 2, TILE_TOKENS = 4 };
 
 INLINE bool is_int4(enum drllm_format format) {
@@ -30,5 +37,16 @@ INLINE void load_f16x8(const uint8_t *p, float32x4_t out[2]) {
     out[0] = vcvt_f32_f16(vget_low_f16(halves));
     out[1] = vcvt_high_f32_f16(halves);
 }
+
+INLINE float32x4_t load_f16x4(const uint8_t *p) {
+    return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
+}
+
+/* Tiles of 8 tokens read activations that were put in their order before. The groups of a part and the panels of a block
+ * stay in the second-level cache while the tiles of all tokens run. */
+enum { PART_GROUPS = 24, BLOCK_PANELS = 16 };
+
+/* Nothing that reads memory moves across: gcc would load ahead what the registers cannot hold. */
+#define HOLD_LOADS() __asm__ volatile("" ::: "memory")
 
 #endif

@@ -38,19 +38,167 @@ INLINE void add_dots(enum drllm_format format, const uint8_t *q, const struct dr
 
 #include "quant/matmul_neon_tiles.inc"
 
+/* ---- Many tokens: tiles of 8 by a panel ---- */
+
+enum { MANY = 8 };
+
+/* A group of a tile's activations, what one token has beside what the next one has. */
+struct group {
+    int8x16_t q[2][MANY];
+    float32x4_t scale[2], ssum[2];
+    int32x4_t start[2]; /* of the sums: stored nibbles are 8 more than q4_0's weights */
+};
+
+INLINE void prepare(enum drllm_format format, const struct drllm_q8_row *x, size_t first, size_t n_groups,
+                    struct group *groups) {
+    for (size_t g = 0; g < n_groups; g++) {
+        float scale[MANY];
+        float ssum[MANY] = {0};
+        int32_t start[MANY] = {0};
+        for (size_t t = 0; t < MANY; t++) {
+            for (size_t block = 0; block < 2; block++) {
+                groups[g].q[block][t] = vld1q_s8(x[t].q + (first + g) * DRLLM_GROUP + block * 16);
+            }
+            scale[t] = x[t].scale[first + g];
+            if (format == DRLLM_FORMAT_Q4_0) {
+                start[t] = -8 * x[t].sum[first + g];
+            } else if (format == DRLLM_FORMAT_Q4_1) {
+                ssum[t] = x[t].ssum[first + g];
+            }
+        }
+        for (size_t i = 0; i < 2; i++) {
+            groups[g].scale[i] = vld1q_f32(scale + 4 * i);
+            groups[g].ssum[i] = vld1q_f32(ssum + 4 * i);
+            groups[g].start[i] = vld1q_s32(start + 4 * i);
+        }
+    }
+}
+
+/* a times one value of 4; the lane is a constant once the loop around it is unrolled. */
+INLINE float32x4_t times_lane(float32x4_t a, float32x4_t values, size_t lane) {
+    switch (lane) {
+    case 0:
+        return vmulq_laneq_f32(a, values, 0);
+    case 1:
+        return vmulq_laneq_f32(a, values, 1);
+    case 2:
+        return vmulq_laneq_f32(a, values, 2);
+    default:
+        return vmulq_laneq_f32(a, values, 3);
+    }
+}
+
+INLINE int32x4_t lane_everywhere(int32x4_t values, size_t lane) {
+    switch (lane) {
+    case 0:
+        return vdupq_laneq_s32(values, 0);
+    case 1:
+        return vdupq_laneq_s32(values, 1);
+    case 2:
+        return vdupq_laneq_s32(values, 2);
+    default:
+        return vdupq_laneq_s32(values, 3);
+    }
+}
+
+/* Some groups, behind what y holds of those before. A half's sums and all results just fit the registers. */
+INLINE void tile_many(enum drllm_format format, const uint8_t *w, const struct group *groups, size_t n_groups,
+                      bool is_first, float *y, size_t ldy) {
+    float32x4_t acc[MANY][2];
+    UNROLL
+    for (size_t t = 0; t < MANY; t++) {
+        acc[t][0] = is_first ? vdupq_n_f32(0.0f) : vld1q_f32(y + t * ldy);
+        acc[t][1] = is_first ? vdupq_n_f32(0.0f) : vld1q_f32(y + t * ldy + 4);
+    }
+    for (const struct group *group = groups; group < groups + n_groups; group++, w += group_bytes(format)) {
+        UNROLL
+        for (size_t half = 0; half < 2; half++) {
+            int32x4_t dot[MANY];
+            UNROLL
+            for (size_t t = 0; t < MANY; t++) {
+                dot[t] = format == DRLLM_FORMAT_Q4_0 ? lane_everywhere(group->start[t / 4], t % 4) : vdupq_n_s32(0);
+            }
+            UNROLL
+            for (size_t block = 0; block < 2; block++) {
+                int8x16_t weights[4];
+                load_weights(format, w + header_bytes(format), block, half, weights);
+                UNROLL
+                for (size_t t = 0; t < MANY; t++) {
+                    const int8x16_t values = group->q[block][t];
+                    dot[t] = vdotq_laneq_s32(dot[t], weights[0], values, 0);
+                    dot[t] = vdotq_laneq_s32(dot[t], weights[1], values, 1);
+                    dot[t] = vdotq_laneq_s32(dot[t], weights[2], values, 2);
+                    dot[t] = vdotq_laneq_s32(dot[t], weights[3], values, 3);
+                }
+                HOLD_LOADS();
+            }
+            const float32x4_t d = load_f16x4(w + half * R);
+            UNROLL
+            for (size_t t = 0; t < MANY; t++) {
+                const float32x4_t scale = times_lane(d, group->scale[t / 4], t % 4);
+                acc[t][half] = vaddq_f32(acc[t][half], vmulq_f32(vcvtq_f32_s32(dot[t]), scale));
+            }
+            if (format == DRLLM_FORMAT_Q4_1) {
+                const float32x4_t m = load_f16x4(w + (2 + half) * R);
+                UNROLL
+                for (size_t t = 0; t < MANY; t++) {
+                    acc[t][half] = vaddq_f32(acc[t][half], times_lane(m, group->ssum[t / 4], t % 4));
+                }
+            }
+        }
+    }
+    UNROLL
+    for (size_t t = 0; t < MANY; t++) {
+        vst1q_f32(y + t * ldy, acc[t][0]);
+        vst1q_f32(y + t * ldy + 4, acc[t][1]);
+    }
+}
+
+/* A block of panels for n_tokens, a multiple of 8. */
+INLINE void block_many(enum drllm_format format, const uint8_t *panels, size_t panel_bytes, size_t n_panels,
+                       size_t n_groups, const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
+    struct group groups[PART_GROUPS];
+    for (size_t g = 0; g < n_groups; g += PART_GROUPS) {
+        const size_t n = n_groups - g < PART_GROUPS ? n_groups - g : PART_GROUPS;
+        for (size_t t = 0; t < n_tokens; t += MANY) {
+            prepare(format, x + t, g, n, groups);
+            for (size_t p = 0; p < n_panels; p++) {
+                tile_many(format, panels + p * panel_bytes + g * group_bytes(format), groups, n, g == 0,
+                          y + t * ldy + p * R, ldy);
+            }
+        }
+    }
+}
+
+INLINE void matmul_grouped(enum drllm_format format, const void *panels, size_t panel_bytes, size_t n_panels,
+                           size_t n_groups, const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
+    const uint8_t *w = panels;
+    const size_t n_many = n_tokens / MANY * MANY;
+    const size_t block_panels = n_many == 0 ? n_panels : BLOCK_PANELS;
+    for (size_t p = 0; p < n_panels; p += block_panels) {
+        const size_t n = n_panels - p < block_panels ? n_panels - p : block_panels;
+        const uint8_t *block = w + p * panel_bytes;
+        block_many(format, block, panel_bytes, n, n_groups, x, n_many, y + p * R, ldy);
+        if (n_many != n_tokens) {
+            matmul_q8(format, TILE_TOKENS, block, panel_bytes, n, n_groups, x + n_many, n_tokens - n_many,
+                      y + n_many * ldy + p * R, ldy);
+        }
+    }
+}
+
 void drllm_matmul_q4_0_neondot(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
                                const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
-    matmul_q8(DRLLM_FORMAT_Q4_0, TILE_TOKENS, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
+    matmul_grouped(DRLLM_FORMAT_Q4_0, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
 }
 
 void drllm_matmul_q4_1_neondot(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
                                const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
-    matmul_q8(DRLLM_FORMAT_Q4_1, TILE_TOKENS, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
+    matmul_grouped(DRLLM_FORMAT_Q4_1, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
 }
 
 void drllm_matmul_q8_0_neondot(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
                                const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
-    matmul_q8(DRLLM_FORMAT_Q8_0, TILE_TOKENS, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
+    matmul_grouped(DRLLM_FORMAT_Q8_0, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
 }
 
 void drllm_matmul_q8c_neondot(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,

@@ -409,7 +409,7 @@ static void check_size(const struct drllm_kernel *kernel, size_t cols, enum cont
 
 static void test_kernel(void **state) {
     static const size_t group_cols[] = {32, 64, 96, 128, 160, 576, 1536};
-    static const size_t q8c_cols[] = {1, 4, 31, 32, 33, 64, 95, 96, 128, 157, 576, 1536};
+    static const size_t q8c_cols[] = {1, 4, 31, 32, 33, 64, 95, 96, 128, 157, 576, 1601};
     static const size_t float_cols[] = {1, 2, 3, 4, 5, 7, 8, 31, 32, 33, 63, 100, 576};
     const struct drllm_kernel *kernel = *state;
     if ((kernel->cpu_features & ~drllm_cpu_detect()) != 0) {
@@ -501,8 +501,10 @@ static void test_choose(void **state) {
         {"f16c,avx512", {"ref", "ref"}, {"ref", "ref"}},
         {"arm-neon", {"ref", "ref"}, {"neon", "neon"}},
         {"arm-dotprod", {"ref", "ref"}, {"neondot", "neon"}},
+        {"arm-i8mm", {"ref", "ref"}, {"neoni8mm", "neon"}},
+        {"arm-neon,i8mm", {"ref", "ref"}, {"neon", "neon"}},
         {"dotprod", {"ref", "ref"}, {"ref", "ref"}},
-        {"all", {"avx512vnni", "avx2"}, {"neondot", "neon"}},
+        {"all", {"avx512vnni", "avx2"}, {"neoni8mm", "neon"}},
         {"x86-avx2,avxvnni", {"avxvnni", "avx2"}, {"ref", "ref"}},
         {"x86-avx2,avx512", {"avx2", "avx2"}, {"ref", "ref"}},
         {"x86-avx2,avx512vnni", {"avx2", "avx2"}, {"ref", "ref"}},

@@ -54,6 +54,7 @@ static void test_masks(void **state) {
         {"x86-avx2", DRLLM_CPU_AVX2 | DRLLM_CPU_FMA | DRLLM_CPU_F16C},
         {"arm-neon", DRLLM_CPU_NEON},
         {"arm-dotprod", DRLLM_CPU_NEON | DRLLM_CPU_DOTPROD},
+        {"arm-i8mm", DRLLM_CPU_NEON | DRLLM_CPU_DOTPROD | DRLLM_CPU_I8MM},
     };
     char unknown[8] = "";
     for (size_t i = 0; i < sizeof masks / sizeof masks[0]; i++) {
