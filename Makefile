@@ -104,7 +104,7 @@ endif
 
 # POSIX and Linux calls are for the platform and the programs; the library proper is plain C11.
 $(obj)/platform/% $(obj)/tools/% $(obj)/tests/%: private cppflags += -D_GNU_SOURCE
-$(obj)/quant/% $(obj)/runtime/router.o $(obj)/tools/train_network.o: private speed := -O3
+$(obj)/quant/% $(obj)/runtime/attention.o $(obj)/runtime/router.o $(obj)/tools/train_network.o: private speed := -O3
 define isa_rule
 $(obj)/quant/%_$(1).o: private isa_flags := $(isa_flags_$(1))
 endef

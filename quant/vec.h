@@ -4,6 +4,8 @@
 #ifndef DRLLM_QUANT_VEC_H
 #define DRLLM_QUANT_VEC_H
 
+#include "quant/attention.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,30 +28,17 @@ struct drllm_vec_ops {
      * q = nearest-even(x * (127 / max|x|)); a group of zeros gets scale 0. sum and ssum as in struct drllm_q8_row.
      * NaN gives an unspecified q in [-128,127], never undefined behaviour. */
     void (*quantize_q8)(const float *x, size_t n, size_t group, int8_t *q, float *scale, int32_t *sum, float *ssum);
+    /* *max = max(x), and the sum over i of exp(x[i] - *max): in F32 over runs of 1024, in double over the runs. n > 0, no x
+     * is NaN. */
+    double (*sum_exp)(const float *x, size_t n, float *max);
 
-    /* Attention. Keys lie in blocks of 8 positions: k[(j/8) * block_stride + d*8 + j%8], F16.
-     * s[r*lds + j] = sum over d, in order, of q[r*ldq + d] * k[j][d], for j < 8*n_blocks, r < n_rows. */
-    void (*attention_scores)(const float *q, size_t ldq, size_t n_rows, const uint16_t *k, size_t block_stride,
-                             size_t n_blocks, size_t head_dim, float *s, size_t lds);
-    /* In place: s = exp(s*scale - max(s*scale)); returns the sum. -INFINITY gives exactly 0. n is a multiple of 8,
-     * and at least one value is finite, none plus infinity. */
-    float (*softmax_exp)(float *s, size_t n, float scale);
-    /* o[r*ldo + d] = (sum over j, in order, of p[r*ldp + j] * v[j*v_stride + d]) * inverse[r]; v is F16, head_dim a
-     * multiple of 8. */
-    void (*attention_values)(const float *p, size_t ldp, size_t n_rows, const uint16_t *v, size_t v_stride,
-                             size_t n_keys, size_t head_dim, const float *inverse, float *o, size_t ldo);
+    const struct drllm_attention_ops *attention;
 };
 
 /* The best table for a processor with these features (DRLLM_CPU_*). Never NULL. */
 const struct drllm_vec_ops *drllm_vec_choose(uint64_t cpu_features);
 /* All tables of this build, the portable one last. */
 const struct drllm_vec_ops *const *drllm_vec_backends(size_t *n);
-
-/* The same two over keys and values in F32, for the F32 reference network; portable only. Strides are in floats. */
-void drllm_attention_scores_f32(const float *q, size_t ldq, size_t n_rows, const float *k, size_t block_stride,
-                                size_t n_blocks, size_t head_dim, float *s, size_t lds);
-void drllm_attention_values_f32(const float *p, size_t ldp, size_t n_rows, const float *v, size_t v_stride,
-                                size_t n_keys, size_t head_dim, const float *inverse, float *o, size_t ldo);
 
 /* exp(x) within 2 units in the last place, one sequence of operations on every machine; 0 below -87.3, never
  * infinite: x is held at 88.3 above. NaN gives an unspecified value. */

@@ -10,11 +10,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LANES = 8, MAX_ROWS = 6, MAX_VECTORS = 8 };
-
-INLINE __m256 load_f16(const uint16_t *p) {
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
-}
+enum { LANES = 8 };
 
 /* All ones in the first n lanes (n <= 8): what maskload and maskstore take. */
 INLINE __m256i lane_mask(size_t n) {
@@ -191,155 +187,34 @@ static void quantize_q8(const float *x, size_t n, size_t group, int8_t *q, float
     }
 }
 
-/* n_rows x n_blocks vectors of scores. */
-INLINE void tile_scores(const float *q, size_t ldq, size_t n_rows, const uint16_t *k, size_t block_stride,
-                        size_t n_blocks, size_t head_dim, float *s, size_t lds) {
-    __m256 acc[MAX_ROWS][MAX_VECTORS];
-    for (size_t r = 0; r < n_rows; r++) {
-        for (size_t b = 0; b < n_blocks; b++) {
-            acc[r][b] = _mm256_setzero_ps();
+static double sum_exp(const float *x, size_t n, float *max) {
+    const size_t whole = n - n % LANES;
+    __m256 lanes = _mm256_set1_ps(x[0]);
+    for (size_t i = 0; i < whole; i += LANES) {
+        lanes = _mm256_max_ps(_mm256_loadu_ps(x + i), lanes);
+    }
+    float most = fold_max(lanes);
+    for (size_t i = whole; i < n; i++) {
+        most = x[i] > most ? x[i] : most;
+    }
+    const __m256 shift = _mm256_set1_ps(most);
+    double total = 0.0;
+    for (size_t first = 0; first < n; first += DRLLM_SUM_RUN) {
+        const size_t end = n - first < DRLLM_SUM_RUN ? n : first + DRLLM_SUM_RUN;
+        __m256 sum = _mm256_setzero_ps();
+        size_t i = first;
+        for (; i + LANES <= end; i += LANES) {
+            sum = _mm256_add_ps(sum, exp8(_mm256_sub_ps(_mm256_loadu_ps(x + i), shift)));
         }
-    }
-    for (size_t d = 0; d < head_dim; d++) {
-        __m256 keys[MAX_VECTORS];
-        for (size_t b = 0; b < n_blocks; b++) {
-            keys[b] = load_f16(k + b * block_stride + d * LANES);
+        if (i < end) {
+            const __m256i tail = lane_mask(end - i);
+            const __m256 rest = exp8(_mm256_sub_ps(_mm256_maskload_ps(x + i, tail), shift));
+            sum = _mm256_add_ps(sum, _mm256_and_ps(rest, _mm256_castsi256_ps(tail)));
         }
-        for (size_t r = 0; r < n_rows; r++) {
-            const __m256 value = _mm256_set1_ps(q[r * ldq + d]);
-            for (size_t b = 0; b < n_blocks; b++) {
-                acc[r][b] = _mm256_add_ps(acc[r][b], _mm256_mul_ps(value, keys[b]));
-            }
-        }
+        total += (double)fold(sum);
     }
-    for (size_t r = 0; r < n_rows; r++) {
-        for (size_t b = 0; b < n_blocks; b++) {
-            _mm256_storeu_ps(s + r * lds + b * LANES, acc[r][b]);
-        }
-    }
-}
-
-/* Scores of n_rows rows, `width` blocks at a time. */
-INLINE void rows_scores(const float *q, size_t ldq, size_t n_rows, size_t width, const uint16_t *k, size_t block_stride,
-                        size_t n_blocks, size_t head_dim, float *s, size_t lds) {
-    size_t b = 0;
-    for (; b + width <= n_blocks; b += width) {
-        tile_scores(q, ldq, n_rows, k + b * block_stride, block_stride, width, head_dim, s + b * LANES, lds);
-    }
-    for (; b < n_blocks; b++) {
-        tile_scores(q, ldq, n_rows, k + b * block_stride, block_stride, 1, head_dim, s + b * LANES, lds);
-    }
-}
-
-/* The widths keep six or more sums side by side, which hides the latency of an addition, in 16 registers. */
-static void attention_scores(const float *q, size_t ldq, size_t n_rows, const uint16_t *k, size_t block_stride,
-                             size_t n_blocks, size_t head_dim, float *s, size_t lds) {
-    for (; n_rows >= 6; n_rows -= 6, q += 6 * ldq, s += 6 * lds) {
-        rows_scores(q, ldq, 6, 2, k, block_stride, n_blocks, head_dim, s, lds);
-    }
-    switch (n_rows) {
-    case 5:
-        rows_scores(q, ldq, 5, 2, k, block_stride, n_blocks, head_dim, s, lds);
-        break;
-    case 4:
-        rows_scores(q, ldq, 4, 2, k, block_stride, n_blocks, head_dim, s, lds);
-        break;
-    case 3:
-        rows_scores(q, ldq, 3, 3, k, block_stride, n_blocks, head_dim, s, lds);
-        break;
-    case 2:
-        rows_scores(q, ldq, 2, 4, k, block_stride, n_blocks, head_dim, s, lds);
-        break;
-    case 1:
-        rows_scores(q, ldq, 1, 8, k, block_stride, n_blocks, head_dim, s, lds);
-        break;
-    default:
-        break;
-    }
-}
-
-static float softmax_exp(float *s, size_t n, float scale) {
-    const __m256 factor = _mm256_set1_ps(scale);
-    __m256 lanes = _mm256_set1_ps(-INFINITY);
-    for (size_t i = 0; i < n; i += LANES) {
-        const __m256 value = _mm256_mul_ps(_mm256_loadu_ps(s + i), factor);
-        _mm256_storeu_ps(s + i, value);
-        lanes = _mm256_max_ps(value, lanes);
-    }
-    const __m256 max = _mm256_set1_ps(fold_max(lanes));
-    __m256 sum = _mm256_setzero_ps();
-    for (size_t i = 0; i < n; i += LANES) {
-        const __m256 value = exp8(_mm256_sub_ps(_mm256_loadu_ps(s + i), max));
-        _mm256_storeu_ps(s + i, value);
-        sum = _mm256_add_ps(sum, value);
-    }
-    return fold(sum);
-}
-
-/* n_rows x n_vectors vectors of outputs. */
-INLINE void tile_values(const float *p, size_t ldp, size_t n_rows, const uint16_t *v, size_t v_stride, size_t n_keys,
-                        size_t n_vectors, const float *inverse, float *o, size_t ldo) {
-    __m256 acc[MAX_ROWS][MAX_VECTORS];
-    for (size_t r = 0; r < n_rows; r++) {
-        for (size_t i = 0; i < n_vectors; i++) {
-            acc[r][i] = _mm256_setzero_ps();
-        }
-    }
-    for (size_t j = 0; j < n_keys; j++) {
-        __m256 values[MAX_VECTORS];
-        for (size_t i = 0; i < n_vectors; i++) {
-            values[i] = load_f16(v + j * v_stride + i * LANES);
-        }
-        for (size_t r = 0; r < n_rows; r++) {
-            const __m256 weight = _mm256_set1_ps(p[r * ldp + j]);
-            for (size_t i = 0; i < n_vectors; i++) {
-                acc[r][i] = _mm256_add_ps(acc[r][i], _mm256_mul_ps(weight, values[i]));
-            }
-        }
-    }
-    for (size_t r = 0; r < n_rows; r++) {
-        for (size_t i = 0; i < n_vectors; i++) {
-            _mm256_storeu_ps(o + r * ldo + i * LANES, _mm256_mul_ps(acc[r][i], _mm256_set1_ps(inverse[r])));
-        }
-    }
-}
-
-/* Outputs of n_rows rows, `width` vectors at a time. */
-INLINE void rows_values(const float *p, size_t ldp, size_t n_rows, size_t width, const uint16_t *v, size_t v_stride,
-                        size_t n_keys, size_t head_dim, const float *inverse, float *o, size_t ldo) {
-    size_t d = 0;
-    for (; d + width * LANES <= head_dim; d += width * LANES) {
-        tile_values(p, ldp, n_rows, v + d, v_stride, n_keys, width, inverse, o + d, ldo);
-    }
-    for (; d < head_dim; d += LANES) {
-        tile_values(p, ldp, n_rows, v + d, v_stride, n_keys, 1, inverse, o + d, ldo);
-    }
-}
-
-static void attention_values(const float *p, size_t ldp, size_t n_rows, const uint16_t *v, size_t v_stride,
-                             size_t n_keys, size_t head_dim, const float *inverse, float *o, size_t ldo) {
-    for (; n_rows >= 6; n_rows -= 6, p += 6 * ldp, inverse += 6, o += 6 * ldo) {
-        rows_values(p, ldp, 6, 2, v, v_stride, n_keys, head_dim, inverse, o, ldo);
-    }
-    switch (n_rows) {
-    case 5:
-        rows_values(p, ldp, 5, 2, v, v_stride, n_keys, head_dim, inverse, o, ldo);
-        break;
-    case 4:
-        rows_values(p, ldp, 4, 2, v, v_stride, n_keys, head_dim, inverse, o, ldo);
-        break;
-    case 3:
-        rows_values(p, ldp, 3, 2, v, v_stride, n_keys, head_dim, inverse, o, ldo);
-        break;
-    case 2:
-        rows_values(p, ldp, 2, 4, v, v_stride, n_keys, head_dim, inverse, o, ldo);
-        break;
-    case 1:
-        rows_values(p, ldp, 1, 8, v, v_stride, n_keys, head_dim, inverse, o, ldo);
-        break;
-    default:
-        break;
-    }
+    *max = most;
+    return total;
 }
 
 const struct drllm_vec_ops drllm_vec_avx2 = {
@@ -351,9 +226,8 @@ const struct drllm_vec_ops drllm_vec_avx2 = {
     .rope = rope,
     .to_f16 = to_f16,
     .quantize_q8 = quantize_q8,
-    .attention_scores = attention_scores,
-    .softmax_exp = softmax_exp,
-    .attention_values = attention_values,
+    .sum_exp = sum_exp,
+    .attention = &drllm_attention_avx2,
 };
 
 #else

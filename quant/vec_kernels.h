@@ -4,6 +4,8 @@
 
 #include "quant/vec.h"
 
+enum { DRLLM_SUM_RUN = 1024 }; /* of sum_exp, a multiple of 8 */
+
 extern const struct drllm_vec_ops drllm_vec_ref;
 #if defined(__x86_64__)
 extern const struct drllm_vec_ops drllm_vec_avx2;

@@ -6,10 +6,9 @@
 #include <arm_neon.h>
 #include <math.h>
 
-/* Tile sizes reach the helpers as constants, so that their loops unroll and the arrays live in registers. */
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LANES = 8, TILE_ROWS = 4, TILE_BLOCKS = 4 };
+enum { LANES = 8 };
 
 INLINE float fold(float32x4_t low, float32x4_t high) {
     const float32x4_t four = vaddq_f32(low, high);
@@ -20,12 +19,6 @@ INLINE float fold(float32x4_t low, float32x4_t high) {
 /* max, unlike FMAX, where x is NaN */
 INLINE float32x4_t max_known(float32x4_t x, float32x4_t max) {
     return vbslq_f32(vcgtq_f32(x, max), x, max);
-}
-
-INLINE void load_f16x8(const uint16_t *p, float32x4_t out[2]) {
-    const float16x8_t halves = vreinterpretq_f16_u16(vld1q_u16(p));
-    out[0] = vcvt_f32_f16(vget_low_f16(halves));
-    out[1] = vcvt_high_f32_f16(halves);
 }
 
 /* a * b + c, rounded twice. */
@@ -166,135 +159,37 @@ static void quantize_q8(const float *x, size_t n, size_t group, int8_t *q, float
     }
 }
 
-INLINE void scores_tile(const float *q, size_t ldq, size_t n_rows, const uint16_t *k, size_t block_stride,
-                        size_t n_blocks, size_t head_dim, float *s, size_t lds) {
-    float32x4_t acc[TILE_ROWS][TILE_BLOCKS][2];
-    for (size_t r = 0; r < n_rows; r++) {
-        for (size_t b = 0; b < n_blocks; b++) {
-            acc[r][b][0] = acc[r][b][1] = vdupq_n_f32(0.0f);
+static double sum_exp(const float *x, size_t n, float *max) {
+    const size_t whole = n - n % LANES;
+    float32x4_t lanes = vdupq_n_f32(x[0]);
+    for (size_t i = 0; i < whole; i += 4) {
+        lanes = max_known(vld1q_f32(x + i), lanes);
+    }
+    float most = vmaxvq_f32(lanes);
+    for (size_t i = whole; i < n; i++) {
+        most = x[i] > most ? x[i] : most;
+    }
+    const float32x4_t shift = vdupq_n_f32(most);
+    double total = 0.0;
+    for (size_t first = 0; first < n; first += DRLLM_SUM_RUN) {
+        const size_t end = n - first < DRLLM_SUM_RUN ? n : first + DRLLM_SUM_RUN;
+        float32x4_t low = vdupq_n_f32(0.0f);
+        float32x4_t high = low;
+        size_t i = first;
+        for (; i + LANES <= end; i += LANES) {
+            low = vaddq_f32(low, exp4(vsubq_f32(vld1q_f32(x + i), shift)));
+            high = vaddq_f32(high, exp4(vsubq_f32(vld1q_f32(x + i + 4), shift)));
         }
-    }
-    for (size_t d = 0; d < head_dim; d++) {
-        for (size_t b = 0; b < n_blocks; b++) {
-            float32x4_t keys[2];
-            load_f16x8(k + b * block_stride + d * LANES, keys);
-            for (size_t r = 0; r < n_rows; r++) {
-                acc[r][b][0] = vaddq_f32(acc[r][b][0], vmulq_n_f32(keys[0], q[r * ldq + d]));
-                acc[r][b][1] = vaddq_f32(acc[r][b][1], vmulq_n_f32(keys[1], q[r * ldq + d]));
-            }
+        float lane[LANES];
+        vst1q_f32(lane, low);
+        vst1q_f32(lane + 4, high);
+        for (; i < end; i++) {
+            lane[i % LANES] += drllm_expf(x[i] - most);
         }
+        total += (double)fold(vld1q_f32(lane), vld1q_f32(lane + 4));
     }
-    for (size_t r = 0; r < n_rows; r++) {
-        for (size_t b = 0; b < n_blocks; b++) {
-            vst1q_f32(s + r * lds + b * LANES, acc[r][b][0]);
-            vst1q_f32(s + r * lds + b * LANES + 4, acc[r][b][1]);
-        }
-    }
-}
-
-/* All rows against the same n_blocks blocks, which stay in the first cache meanwhile. */
-INLINE void scores_blocks(const float *q, size_t ldq, size_t n_rows, const uint16_t *k, size_t block_stride,
-                          size_t n_blocks, size_t head_dim, float *s, size_t lds) {
-    size_t r = 0;
-    for (; r + 4 <= n_rows; r += 4) {
-        scores_tile(q + r * ldq, ldq, 4, k, block_stride, n_blocks, head_dim, s + r * lds, lds);
-    }
-    if (n_rows - r >= 2) {
-        scores_tile(q + r * ldq, ldq, 2, k, block_stride, n_blocks, head_dim, s + r * lds, lds);
-        r += 2;
-    }
-    if (n_rows - r == 1) {
-        scores_tile(q + r * ldq, ldq, 1, k, block_stride, n_blocks, head_dim, s + r * lds, lds);
-    }
-}
-
-static void attention_scores(const float *q, size_t ldq, size_t n_rows, const uint16_t *k, size_t block_stride,
-                             size_t n_blocks, size_t head_dim, float *s, size_t lds) {
-    size_t b = 0;
-    for (; b + 2 <= n_blocks; b += 2) {
-        scores_blocks(q, ldq, n_rows, k + b * block_stride, block_stride, 2, head_dim, s + b * LANES, lds);
-    }
-    if (b < n_blocks) {
-        scores_blocks(q, ldq, n_rows, k + b * block_stride, block_stride, 1, head_dim, s + b * LANES, lds);
-    }
-}
-
-static float softmax_exp(float *s, size_t n, float scale) {
-    float32x4_t maxima[2] = {vdupq_n_f32(-INFINITY), vdupq_n_f32(-INFINITY)};
-    for (size_t i = 0; i < n; i += LANES) {
-        const float32x4_t a = vmulq_n_f32(vld1q_f32(s + i), scale);
-        const float32x4_t b = vmulq_n_f32(vld1q_f32(s + i + 4), scale);
-        vst1q_f32(s + i, a);
-        vst1q_f32(s + i + 4, b);
-        maxima[0] = max_known(a, maxima[0]);
-        maxima[1] = max_known(b, maxima[1]);
-    }
-    const float32x4_t max = vdupq_n_f32(vmaxvq_f32(vmaxq_f32(maxima[0], maxima[1])));
-    float32x4_t low = vdupq_n_f32(0.0f);
-    float32x4_t high = low;
-    for (size_t i = 0; i < n; i += LANES) {
-        const float32x4_t a = exp4(vsubq_f32(vld1q_f32(s + i), max));
-        const float32x4_t b = exp4(vsubq_f32(vld1q_f32(s + i + 4), max));
-        vst1q_f32(s + i, a);
-        vst1q_f32(s + i + 4, b);
-        low = vaddq_f32(low, a);
-        high = vaddq_f32(high, b);
-    }
-    return fold(low, high);
-}
-
-/* n_rows rows by 8 * n_blocks of the head's values */
-INLINE void values_tile(const float *p, size_t ldp, size_t n_rows, const uint16_t *v, size_t v_stride, size_t n_keys,
-                        size_t n_blocks, const float *inverse, float *o, size_t ldo) {
-    float32x4_t acc[TILE_ROWS][TILE_BLOCKS][2];
-    for (size_t r = 0; r < n_rows; r++) {
-        for (size_t b = 0; b < n_blocks; b++) {
-            acc[r][b][0] = acc[r][b][1] = vdupq_n_f32(0.0f);
-        }
-    }
-    for (size_t j = 0; j < n_keys; j++) {
-        for (size_t b = 0; b < n_blocks; b++) {
-            float32x4_t values[2];
-            load_f16x8(v + j * v_stride + b * 8, values);
-            for (size_t r = 0; r < n_rows; r++) {
-                acc[r][b][0] = vaddq_f32(acc[r][b][0], vmulq_n_f32(values[0], p[r * ldp + j]));
-                acc[r][b][1] = vaddq_f32(acc[r][b][1], vmulq_n_f32(values[1], p[r * ldp + j]));
-            }
-        }
-    }
-    for (size_t r = 0; r < n_rows; r++) {
-        for (size_t b = 0; b < n_blocks; b++) {
-            vst1q_f32(o + r * ldo + b * 8, vmulq_n_f32(acc[r][b][0], inverse[r]));
-            vst1q_f32(o + r * ldo + b * 8 + 4, vmulq_n_f32(acc[r][b][1], inverse[r]));
-        }
-    }
-}
-
-/* n_rows rows by the whole head, `wide` blocks of 8 at a time while there are as many */
-INLINE void values_rows(const float *p, size_t ldp, size_t n_rows, const uint16_t *v, size_t v_stride, size_t n_keys,
-                        size_t head_dim, size_t wide, const float *inverse, float *o, size_t ldo) {
-    size_t d = 0;
-    for (; d + wide * 8 <= head_dim; d += wide * 8) {
-        values_tile(p, ldp, n_rows, v + d, v_stride, n_keys, wide, inverse, o + d, ldo);
-    }
-    for (; d < head_dim; d += 8) {
-        values_tile(p, ldp, n_rows, v + d, v_stride, n_keys, 1, inverse, o + d, ldo);
-    }
-}
-
-static void attention_values(const float *p, size_t ldp, size_t n_rows, const uint16_t *v, size_t v_stride,
-                             size_t n_keys, size_t head_dim, const float *inverse, float *o, size_t ldo) {
-    size_t r = 0;
-    for (; r + 4 <= n_rows; r += 4) {
-        values_rows(p + r * ldp, ldp, 4, v, v_stride, n_keys, head_dim, 2, inverse + r, o + r * ldo, ldo);
-    }
-    if (n_rows - r >= 2) {
-        values_rows(p + r * ldp, ldp, 2, v, v_stride, n_keys, head_dim, 4, inverse + r, o + r * ldo, ldo);
-        r += 2;
-    }
-    if (n_rows - r == 1) {
-        values_rows(p + r * ldp, ldp, 1, v, v_stride, n_keys, head_dim, 4, inverse + r, o + r * ldo, ldo);
-    }
+    *max = most;
+    return total;
 }
 
 const struct drllm_vec_ops drllm_vec_neon = {
@@ -306,9 +201,8 @@ const struct drllm_vec_ops drllm_vec_neon = {
     .rope = rope,
     .to_f16 = to_f16,
     .quantize_q8 = quantize_q8,
-    .attention_scores = attention_scores,
-    .softmax_exp = softmax_exp,
-    .attention_values = attention_values,
+    .sum_exp = sum_exp,
+    .attention = &drllm_attention_neon,
 };
 
 #else

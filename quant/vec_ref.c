@@ -99,46 +99,22 @@ static void quantize_q8(const float *x, size_t n, size_t group, int8_t *q, float
     }
 }
 
-static void attention_scores(const float *q, size_t ldq, size_t n_rows, const uint16_t *k, size_t block_stride,
-                             size_t n_blocks, size_t head_dim, float *s, size_t lds) {
-    for (size_t r = 0; r < n_rows; r++) {
-        for (size_t b = 0; b < n_blocks; b++) {
-            float acc[LANES] = {0};
-            for (size_t d = 0; d < head_dim; d++) {
-                for (size_t lane = 0; lane < LANES; lane++) {
-                    acc[lane] += q[r * ldq + d] * drllm_f16_to_f32(k[b * block_stride + d * LANES + lane]);
-                }
-            }
-            memcpy(s + r * lds + b * LANES, acc, sizeof acc);
+static double sum_exp(const float *x, size_t n, float *max) {
+    float most = x[0];
+    for (size_t i = 1; i < n; i++) {
+        most = x[i] > most ? x[i] : most;
+    }
+    double sum = 0.0;
+    for (size_t first = 0; first < n; first += DRLLM_SUM_RUN) {
+        const size_t end = n - first < DRLLM_SUM_RUN ? n : first + DRLLM_SUM_RUN;
+        float lane[LANES] = {0};
+        for (size_t i = first; i < end; i++) {
+            lane[i % LANES] += drllm_expf(x[i] - most);
         }
+        sum += (double)fold(lane);
     }
-}
-
-static float softmax_exp(float *s, size_t n, float scale) {
-    float max = -INFINITY;
-    for (size_t i = 0; i < n; i++) {
-        s[i] = s[i] * scale;
-        max = s[i] > max ? s[i] : max;
-    }
-    float lane[LANES] = {0};
-    for (size_t i = 0; i < n; i++) {
-        s[i] = drllm_expf(s[i] - max);
-        lane[i % LANES] += s[i];
-    }
-    return fold(lane);
-}
-
-static void attention_values(const float *p, size_t ldp, size_t n_rows, const uint16_t *v, size_t v_stride,
-                             size_t n_keys, size_t head_dim, const float *inverse, float *o, size_t ldo) {
-    for (size_t r = 0; r < n_rows; r++) {
-        for (size_t d = 0; d < head_dim; d++) {
-            float acc = 0.0f;
-            for (size_t j = 0; j < n_keys; j++) {
-                acc += p[r * ldp + j] * drllm_f16_to_f32(v[j * v_stride + d]);
-            }
-            o[r * ldo + d] = acc * inverse[r];
-        }
-    }
+    *max = most;
+    return sum;
 }
 
 const struct drllm_vec_ops drllm_vec_ref = {
@@ -150,7 +126,6 @@ const struct drllm_vec_ops drllm_vec_ref = {
     .rope = rope,
     .to_f16 = to_f16,
     .quantize_q8 = quantize_q8,
-    .attention_scores = attention_scores,
-    .softmax_exp = softmax_exp,
-    .attention_values = attention_values,
+    .sum_exp = sum_exp,
+    .attention = &drllm_attention_ref,
 };

@@ -1,14 +1,22 @@
 /* Causal attention with grouped queries. One task is one key/value head by a tile of tokens: the heads that share
  * the keys and the tokens of the tile are rows that go through the kernels together.
  *
- * A row sees all keys of its tile's last token; those after its own position get the score minus infinity, hence
- * weight 0, so that a row's result is the same in any tile. */
+ * The keys go by in tiles, too, with each row's largest score, sum of weights and weighted values so far (Milakov and
+ * Gimelshein, arXiv 1805.02867), so that memory does not grow with the context and a tile stays in a core's first
+ * cache. A tile begins at a multiple of its size, and keys behind a row's own position get the score minus infinity,
+ * hence weight 0 and nothing changed: a row's result is the same in any company. */
 #include "runtime/session.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { SCORE_BYTES = 192 * 1024, MAX_TILE_TOKENS = 16, INLINE_WORK = 32 * 1024 };
+enum {
+    TILE_KEYS = 64,
+    TILE_TOKENS = 16,
+    TILE_ROWS = 64,  /* fewer tokens when many heads share the keys */
+    DIRECT_ROWS = 6, /* more rows read an expanded tile faster */
+    INLINE_WORK = 32 * 1024
+};
 
 struct attention_run {
     struct drllm_session *session;
@@ -20,119 +28,131 @@ struct attention_run {
     float scale;
 };
 
-/* Rows of scores stay inside a core's cache. */
-static size_t tile_tokens(const struct drllm_config *config, size_t n_keys) {
-    const size_t group = config->n_heads / config->n_kv_heads;
-    const size_t tokens = SCORE_BYTES / sizeof(float) / (drllm_kv_round_up(n_keys) * group);
-    return tokens < 1 ? 1 : tokens > MAX_TILE_TOKENS ? MAX_TILE_TOKENS : tokens;
+static size_t tile_tokens(const struct drllm_config *config) {
+    const size_t tokens = TILE_ROWS / (config->n_heads / config->n_kv_heads);
+    return tokens < 1 ? 1 : tokens > TILE_TOKENS ? TILE_TOKENS : tokens;
 }
 
-size_t drllm_attention_floats(const struct drllm_config *config, size_t max_keys) {
-    const size_t group = config->n_heads / config->n_kv_heads;
-    const size_t most_scores = SCORE_BYTES / sizeof(float) + drllm_kv_round_up(max_keys) * group;
-    return MAX_TILE_TOKENS * group * (2 * config->head_dim + 1) + most_scores;
+static size_t tile_rows(const struct drllm_config *config) {
+    return tile_tokens(config) * (config->n_heads / config->n_kv_heads);
 }
 
-/* The rows of a tile: all arrays are row by row, of head_dim or padded_keys floats. */
+size_t drllm_attention_floats(const struct drllm_config *config) {
+    return tile_rows(config) * (2 * config->head_dim + TILE_KEYS + 3) + TILE_KEYS * config->head_dim;
+}
+
+/* The rows of a tile in a worker's memory. */
 struct attention_rows {
-    const float *queries;
-    float *scores;
-    float *outputs;
-    const float *inverse; /* [n_rows] */
-    size_t n_rows;
-    size_t n_keys;
-    size_t padded_keys;
+    size_t n;
+    size_t group;    /* rows of one token */
+    size_t position; /* of the first token */
+    float *queries;  /* [n][head_dim], times the scale */
+    float *outputs;  /* the same */
+    float *scores;   /* [n][TILE_KEYS] */
+    float *max;      /* [n] */
+    float *sum;      /* [n] */
+    float *factor;   /* [n]: what the outputs so far are worth now that a tile's scores are known */
+    float *expanded; /* [TILE_KEYS][head_dim]: a tile of keys or values, when there are many rows */
 };
 
-static void scores_of_rows(const struct drllm_session *session, size_t slot, size_t kv_head,
-                           const struct attention_rows *rows) {
-    const struct drllm_kvcache *kv = &session->kv;
-    const size_t offset = kv_head * kv->head_dim * DRLLM_KV_BLOCK;
-    const size_t stride = drllm_kvcache_key_stride(kv);
-    const size_t n_blocks = rows->padded_keys / DRLLM_KV_BLOCK;
-    if (kv->element_bytes == sizeof(float)) {
-        drllm_attention_scores_f32(rows->queries, kv->head_dim, rows->n_rows,
-                                   (const float *)kv->slots[slot].keys + offset, stride, n_blocks, kv->head_dim,
-                                   rows->scores, rows->padded_keys);
-    } else {
-        session->model->vec->attention_scores(rows->queries, kv->head_dim, rows->n_rows,
-                                              (const uint16_t *)kv->slots[slot].keys + offset, stride, n_blocks,
-                                              kv->head_dim, rows->scores, rows->padded_keys);
-    }
+static struct attention_rows begin_rows(const struct attention_run *run, size_t worker) {
+    const struct drllm_config *config = &run->session->model->config;
+    const size_t most = tile_rows(config);
+    struct attention_rows rows = {.group = config->n_heads / config->n_kv_heads};
+    rows.queries = run->session->scratch.attention + worker * drllm_attention_floats(config);
+    rows.outputs = rows.queries + most * config->head_dim;
+    rows.scores = rows.outputs + most * config->head_dim;
+    rows.max = rows.scores + most * TILE_KEYS;
+    rows.sum = rows.max + most;
+    rows.factor = rows.sum + most;
+    rows.expanded = rows.factor + most;
+    return rows;
 }
 
-static void values_of_rows(const struct drllm_session *session, size_t slot, size_t kv_head,
-                           const struct attention_rows *rows) {
-    const struct drllm_kvcache *kv = &session->kv;
-    const size_t offset = kv_head * kv->head_dim;
-    const size_t stride = drllm_kvcache_value_stride(kv);
-    if (kv->element_bytes == sizeof(float)) {
-        drllm_attention_values_f32(rows->scores, rows->padded_keys, rows->n_rows,
-                                   (const float *)kv->slots[slot].values + offset, stride, rows->n_keys, kv->head_dim,
-                                   rows->inverse, rows->outputs, kv->head_dim);
-    } else {
-        session->model->vec->attention_values(rows->scores, rows->padded_keys, rows->n_rows,
-                                              (const uint16_t *)kv->slots[slot].values + offset, stride, rows->n_keys,
-                                              kv->head_dim, rows->inverse, rows->outputs, kv->head_dim);
+/* Add what the keys from number `first` on, n <= TILE_KEYS of them, give. */
+static void add_keys(const struct attention_run *run, size_t kv_head, const struct attention_rows *rows, size_t first,
+                     size_t n) {
+    const struct drllm_kvcache *kv = &run->session->kv;
+    const struct drllm_attention_ops *ops = run->session->model->vec->attention;
+    const size_t head_dim = kv->head_dim;
+    const size_t padded = drllm_kv_round_up(n);
+    const size_t n_blocks = padded / DRLLM_KV_BLOCK;
+    const void *keys = drllm_kvcache_keys(kv, run->slot, kv_head, first);
+    const void *values = drllm_kvcache_values(kv, run->slot, kv_head, first);
+    const size_t stride = drllm_kvcache_stride(kv);
+    const bool expand = rows->n > DIRECT_ROWS && kv->format != DRLLM_FORMAT_F32;
+    const enum drllm_format format = expand ? DRLLM_FORMAT_F32 : kv->format;
+    if (expand) {
+        ops->expand_keys(kv->format, keys, stride, n_blocks, head_dim, rows->expanded);
+        keys = rows->expanded;
     }
+    const size_t read_stride = expand ? drllm_kv_block_bytes(DRLLM_FORMAT_F32, head_dim) : stride;
+    ops->scores(format, rows->queries, head_dim, rows->n, keys, read_stride, n_blocks, head_dim, rows->scores,
+                TILE_KEYS);
+    for (size_t row = 0; first + padded > rows->position && row < rows->n; row++) {
+        float *scores = rows->scores + row * TILE_KEYS;
+        const size_t end = rows->position + row / rows->group + 1;
+        for (size_t key = end > first ? end - first : 0; key < padded; key++) {
+            scores[key] = -INFINITY;
+        }
+    }
+    ops->softmax(rows->scores, TILE_KEYS, rows->n, padded, rows->max, rows->sum, rows->factor);
+    if (expand) {
+        ops->expand_values(kv->format, values, stride, n_blocks, head_dim, rows->expanded);
+        values = rows->expanded;
+    }
+    ops->values(format, rows->scores, TILE_KEYS, rows->n, values, read_stride, n, head_dim, rows->factor, rows->outputs,
+                head_dim);
 }
 
 static void run_tile(void *context, size_t worker, size_t index) {
     const struct attention_run *run = context;
     struct drllm_session *session = run->session;
     const struct drllm_config *config = &session->model->config;
-    const struct drllm_vec_ops *vec = session->model->vec;
-    const size_t head_dim = config->head_dim;
-    const size_t group = config->n_heads / config->n_kv_heads;
     const size_t kv_head = index % config->n_kv_heads;
     /* The last tiles have the most keys: begin with them, so that no long task comes last. */
     const size_t tile = run->n_tiles - 1 - index / config->n_kv_heads;
     const size_t first_token = tile * run->tile_tokens;
     const size_t left = run->n - first_token;
     const size_t n_tokens = left < run->tile_tokens ? left : run->tile_tokens;
-    const size_t n_rows = n_tokens * group;
-    const size_t n_keys = run->first + first_token + n_tokens;
-    const size_t padded_keys = drllm_kv_round_up(n_keys);
 
-    float *queries = session->attention.memory + worker * session->attention.floats_per_worker;
-    float *outputs = queries + MAX_TILE_TOKENS * group * head_dim;
-    float *inverse = outputs + MAX_TILE_TOKENS * group * head_dim;
-    float *scores = inverse + MAX_TILE_TOKENS * group;
-    const size_t width = config->n_heads * head_dim;
-    const size_t row_bytes = group * head_dim * sizeof(float);
+    struct attention_rows rows = begin_rows(run, worker);
+    rows.n = n_tokens * rows.group;
+    rows.position = run->first + first_token;
+    const size_t width = config->n_heads * config->head_dim;
+    const size_t token_floats = rows.group * config->head_dim;
     for (size_t t = 0; t < n_tokens; t++) {
-        memcpy(queries + t * group * head_dim,
-               session->scratch.q + (first_token + t) * width + kv_head * group * head_dim, row_bytes);
-    }
-
-    const struct attention_rows rows = {.queries = queries,
-                                        .scores = scores,
-                                        .outputs = outputs,
-                                        .inverse = inverse,
-                                        .n_rows = n_rows,
-                                        .n_keys = n_keys,
-                                        .padded_keys = padded_keys};
-    scores_of_rows(session, run->slot, kv_head, &rows);
-    for (size_t row = 0; row < n_rows; row++) {
-        float *row_scores = scores + row * padded_keys;
-        for (size_t key = run->first + first_token + row / group + 1; key < padded_keys; key++) {
-            row_scores[key] = -INFINITY;
+        const float *q = session->scratch.q + (first_token + t) * width + kv_head * token_floats;
+        for (size_t i = 0; i < token_floats; i++) {
+            rows.queries[t * token_floats + i] = q[i] * run->scale;
         }
-        inverse[row] = 1.0f / vec->softmax_exp(row_scores, padded_keys, run->scale);
     }
-    values_of_rows(session, run->slot, kv_head, &rows);
-    for (size_t t = 0; t < n_tokens; t++) {
-        memcpy(session->scratch.attended + (first_token + t) * width + kv_head * group * head_dim,
-               outputs + t * group * head_dim, row_bytes);
+    memset(rows.outputs, 0, n_tokens * token_floats * sizeof(float));
+    for (size_t row = 0; row < rows.n; row++) {
+        rows.max[row] = -INFINITY;
+        rows.sum[row] = 0.0f;
+    }
+    const size_t n_keys = rows.position + n_tokens;
+    for (size_t first = 0; first < n_keys; first += TILE_KEYS) {
+        add_keys(run, kv_head, &rows, first, n_keys - first < TILE_KEYS ? n_keys - first : (size_t)TILE_KEYS);
+    }
+    for (size_t row = 0; row < rows.n; row++) {
+        const float inverse = 1.0f / rows.sum[row];
+        const float *output = rows.outputs + row * config->head_dim;
+        float *attended = session->scratch.attended + (first_token + row / rows.group) * width +
+                          kv_head * token_floats + row % rows.group * config->head_dim;
+        for (size_t i = 0; i < config->head_dim; i++) {
+            attended[i] = output[i] * inverse;
+        }
     }
 }
 
 void drllm_attention_run(struct drllm_session *session, size_t slot, size_t n, size_t first) {
     const struct drllm_config *config = &session->model->config;
     struct attention_run run = {.session = session, .slot = slot, .n = n, .first = first};
-    run.tile_tokens = tile_tokens(config, first + n);
+    run.tile_tokens = tile_tokens(config);
     run.n_tiles = (n + run.tile_tokens - 1) / run.tile_tokens;
-    run.scale = 1.0f / sqrtf((float)config->head_dim);
+    run.scale = 0x1.715476p0f / sqrtf((float)config->head_dim); /* log2(e): the weights are powers of 2 */
     /* A token with few keys is done sooner than a thread is woken. */
     const bool small = n * (first + n) * config->head_dim < INLINE_WORK;
     drllm_threads_run(small ? NULL : session->threads, run_tile, &run, run.n_tiles * config->n_kv_heads);

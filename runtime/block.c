@@ -116,6 +116,7 @@ static void rotate_heads(const struct chunk *chunk, float *heads, size_t n_heads
 }
 
 static void rotate_and_store(struct chunk *chunk, size_t worker, size_t row) {
+    (void)worker;
     const struct drllm_config *config = &chunk->model->config;
     const struct drllm_scratch *scratch = &chunk->session->scratch;
     const size_t q_width = config->n_heads * config->head_dim;
@@ -129,14 +130,7 @@ static void rotate_and_store(struct chunk *chunk, size_t worker, size_t row) {
     add_bias(chunk, DRLLM_MATRIX_V, v);
     rotate_heads(chunk, q, config->n_heads, cos_sin);
     rotate_heads(chunk, k, config->n_kv_heads, cos_sin);
-    if (chunk->session->kv.element_bytes == sizeof(float)) {
-        drllm_kvcache_store(&chunk->session->kv, chunk->slot, chunk->position + row, k, v);
-        return;
-    }
-    uint16_t *half = scratch->half + worker * 2 * kv_width;
-    chunk->model->vec->to_f16(half, k, kv_width);
-    chunk->model->vec->to_f16(half + kv_width, v, kv_width);
-    drllm_kvcache_store(&chunk->session->kv, chunk->slot, chunk->position + row, half, half + kv_width);
+    drllm_kvcache_store(&chunk->session->kv, chunk->model->vec, chunk->slot, chunk->position + row, k, v);
 }
 
 static void quantize_only(struct chunk *chunk, size_t worker, size_t row) {

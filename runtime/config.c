@@ -4,7 +4,7 @@
 
 /* No real model comes near; sizes below never overflow when two of them are multiplied with a few bytes (64-bit),
  * and the int32 sums of the q8c kernels hold. */
-enum { MAX_WIDTH = 1 << 17, MAX_LAYERS = 1 << 12, MAX_CONTEXT = 1 << 28 };
+enum { MAX_WIDTH = 1 << 17, MAX_LAYERS = 1 << 12, MAX_CONTEXT = 1 << 28, MAX_HEADS = 1 << 12 };
 
 static int read_size(const struct drllm_gguf *gguf, const char *key, size_t max, size_t *value,
                      struct drllm_error *error) {
@@ -74,6 +74,48 @@ static int read_rope(const struct drllm_gguf *gguf, struct drllm_config *config,
     return DRLLM_OK;
 }
 
+static int check_heads(const struct drllm_config *c, size_t value_length, struct drllm_error *error) {
+    if (c->n_heads % c->n_kv_heads != 0) {
+        return drllm_fail(error, DRLLM_ERR_FORMAT, "%zu key/value heads do not divide %zu heads", c->n_kv_heads,
+                          c->n_heads);
+    }
+    if (value_length != c->head_dim || c->head_dim % 8 != 0 || c->head_dim == 0) {
+        return drllm_fail(error, DRLLM_ERR_UNSUPPORTED,
+                          "heads of %zu keys and %zu values; equal numbers that are multiples of 8 are supported",
+                          c->head_dim, value_length);
+    }
+    if (c->head_dim > MAX_WIDTH / c->n_heads) {
+        return drllm_fail(error, DRLLM_ERR_UNSUPPORTED, "%zu heads of %zu are too wide", c->n_heads, c->head_dim);
+    }
+    if (c->n_rot > c->head_dim || c->n_rot % 2 != 0) {
+        return drllm_fail(error, DRLLM_ERR_FORMAT, "llama.rope.dimension_count is %zu for heads of %zu", c->n_rot,
+                          c->head_dim);
+    }
+    return DRLLM_OK;
+}
+
+int drllm_config_check(const struct drllm_config *config, struct drllm_error *error) {
+    const struct {
+        const char *name;
+        size_t value, most;
+    } sizes[] = {
+        {"blocks", config->n_layers, MAX_LAYERS},           {"the width", config->d_model, MAX_WIDTH},
+        {"the inner width", config->d_ff, MAX_WIDTH},       {"heads", config->n_heads, MAX_HEADS},
+        {"key/value heads", config->n_kv_heads, MAX_HEADS}, {"a head's width", config->head_dim, MAX_HEADS},
+        {"rotated values", config->n_rot, MAX_HEADS},       {"the context", config->n_context_trained, MAX_CONTEXT},
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        if (sizes[i].value == 0 || sizes[i].value > sizes[i].most) {
+            return drllm_fail(error, DRLLM_ERR_FORMAT, "%s: %zu; 1 to %zu makes sense", sizes[i].name, sizes[i].value,
+                              sizes[i].most);
+        }
+    }
+    if (!(config->rms_eps > 0.0f && config->rms_eps < 1.0f)) {
+        return drllm_fail(error, DRLLM_ERR_FORMAT, "the norms' epsilon is out of range");
+    }
+    return check_heads(config, config->head_dim, error);
+}
+
 int drllm_config_read(const struct drllm_gguf *gguf, struct drllm_config *config, struct drllm_error *error) {
     uint64_t n_experts = 0;
     if (drllm_gguf_get_u64(gguf, "llama.expert_count", &n_experts) && n_experts > 0) {
@@ -90,20 +132,20 @@ int drllm_config_read(const struct drllm_gguf *gguf, struct drllm_config *config
         status = read_size(gguf, "llama.feed_forward_length", MAX_WIDTH, &c.d_ff, error);
     }
     if (status == DRLLM_OK) {
-        status = read_size(gguf, "llama.attention.head_count", 1 << 12, &c.n_heads, error);
+        status = read_size(gguf, "llama.attention.head_count", MAX_HEADS, &c.n_heads, error);
     }
     if (status == DRLLM_OK) {
-        status = read_size_or(gguf, "llama.attention.head_count_kv", 1 << 12, c.n_heads, &c.n_kv_heads, error);
+        status = read_size_or(gguf, "llama.attention.head_count_kv", MAX_HEADS, c.n_heads, &c.n_kv_heads, error);
     }
     if (status == DRLLM_OK) {
-        status = read_size_or(gguf, "llama.attention.key_length", 1 << 12, c.d_model / c.n_heads, &c.head_dim, error);
+        status = read_size_or(gguf, "llama.attention.key_length", MAX_HEADS, c.d_model / c.n_heads, &c.head_dim, error);
     }
     size_t value_length = 0;
     if (status == DRLLM_OK) {
-        status = read_size_or(gguf, "llama.attention.value_length", 1 << 12, c.head_dim, &value_length, error);
+        status = read_size_or(gguf, "llama.attention.value_length", MAX_HEADS, c.head_dim, &value_length, error);
     }
     if (status == DRLLM_OK) {
-        status = read_size_or(gguf, "llama.rope.dimension_count", 1 << 12, c.head_dim, &c.n_rot, error);
+        status = read_size_or(gguf, "llama.rope.dimension_count", MAX_HEADS, c.head_dim, &c.n_rot, error);
     }
     if (status == DRLLM_OK) {
         status = read_size_or(gguf, "llama.context_length", MAX_CONTEXT, 2048, &c.n_context_trained, error);
@@ -111,21 +153,9 @@ int drllm_config_read(const struct drllm_gguf *gguf, struct drllm_config *config
     if (status != DRLLM_OK) {
         return status;
     }
-    if (c.n_heads % c.n_kv_heads != 0) {
-        return drllm_fail(error, DRLLM_ERR_FORMAT, "%zu key/value heads do not divide %zu heads", c.n_kv_heads,
-                          c.n_heads);
-    }
-    if (value_length != c.head_dim || c.head_dim % 8 != 0 || c.head_dim == 0) {
-        return drllm_fail(error, DRLLM_ERR_UNSUPPORTED,
-                          "heads of %zu keys and %zu values; equal numbers that are multiples of 8 are supported",
-                          c.head_dim, value_length);
-    }
-    if (c.head_dim > MAX_WIDTH / c.n_heads) {
-        return drllm_fail(error, DRLLM_ERR_UNSUPPORTED, "%zu heads of %zu are too wide", c.n_heads, c.head_dim);
-    }
-    if (c.n_rot > c.head_dim || c.n_rot % 2 != 0) {
-        return drllm_fail(error, DRLLM_ERR_FORMAT, "llama.rope.dimension_count is %zu for heads of %zu", c.n_rot,
-                          c.head_dim);
+    status = check_heads(&c, value_length, error);
+    if (status != DRLLM_OK) {
+        return status;
     }
     if (!drllm_gguf_get_f32(gguf, "llama.attention.layer_norm_rms_epsilon", &c.rms_eps) ||
         !(c.rms_eps > 0.0f && c.rms_eps < 1.0f)) {

@@ -23,6 +23,9 @@ struct drllm_config {
  * architecture, experts, rope scaling of another kind; the detail names it). */
 int drllm_config_read(const struct drllm_gguf *gguf, struct drllm_config *config, struct drllm_error *error);
 
+/* Whether the numbers make sense, alone and together; all but n_vocab. Errors: FORMAT, UNSUPPORTED. */
+int drllm_config_check(const struct drllm_config *config, struct drllm_error *error);
+
 /* UNSUPPORTED unless general.architecture is llama. */
 int drllm_config_check_architecture(const struct drllm_gguf *gguf, struct drllm_error *error);
 

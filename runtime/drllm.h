@@ -94,14 +94,21 @@ struct drllm_model_params {
     enum drllm_compute compute;
     enum drllm_head head;
     bool vocab_only;       /* read the vocabulary and metadata only; no sessions */
+    bool verify;           /* of a packed model, check the weights against their checksum, which reads all of them */
     unsigned load_threads; /* threads that interleave the weights; 0: as many as a session would use */
     uint64_t reserved[8];  /* zero */
 };
 struct drllm_model_params drllm_model_default_params(void);
 
-/* Read a GGUF file (version 2 or 3, architecture llama) that lies at data[0 .. size). The bytes must stay in place
- * and unchanged until the model is closed: embedding rows and the vocabulary are used where they are. data is a
- * multiple of 4. params NULL: the defaults. Errors: ARGUMENT, MEMORY, FORMAT, UNSUPPORTED, STATE, SYSTEM. */
+/* Read a model that lies at data[0 .. size): a GGUF file (version 2 or 3, architecture llama), or a packed model, which
+ * `drllm pack` makes of one and which opens without copying or converting anything. The bytes must stay in place and
+ * unchanged until the model is closed: embedding rows and the vocabulary are used where they are, and of a packed model
+ * the weights as well. data is a multiple of 4 (of 64 for the best speed of a packed model). params NULL: the defaults.
+ *
+ * A packed model runs with DRLLM_COMPUTE_EXACT and without DRLLM_HEAD_Q8C only (UNSUPPORTED otherwise), and then gives the
+ * same bits as the GGUF file. All of it but the weights and the routers is checked against checksums here.
+ *
+ * Errors: ARGUMENT, MEMORY, FORMAT, UNSUPPORTED (such as a packed model of another version), STATE, SYSTEM. */
 int drllm_model_open_memory(const void *data, size_t size, const struct drllm_model_params *params,
                             struct drllm_model **model, struct drllm_error *error);
 
@@ -195,13 +202,18 @@ int drllm_program_format(const uint8_t *counts, size_t n_layers, char *text, siz
  * Immutable and shared like a model: any number of sessions and threads. */
 struct drllm_routers;
 
-/* Read a router file (a GGUF file of its own, see runtime/router_file.h) that lies at data[0 .. size); the bytes are not
- * needed afterwards. The weights run as int8, on XNNPACK where it is built in and works, otherwise on this library's
- * kernels; with DRLLM_COMPUTE_F32 they run as floats. Errors: FORMAT (damaged, NaN weights, no router file), UNSUPPORTED,
- * ARGUMENT (made for another model), MEMORY. A file for another quantisation of the model, or one that does not say
- * which model it is for but has its shapes, is opened with a warning to the model's log. */
+/* Read a router file (a GGUF file of its own, see runtime/router_file.h), or the one inside a packed model, that lies
+ * at data[0 .. size); the bytes are not needed afterwards. The weights run as int8, on XNNPACK where it is built in
+ * and works, otherwise on this library's kernels; with DRLLM_COMPUTE_F32 they run as floats. Errors: FORMAT (damaged,
+ * NaN weights, no router file), UNSUPPORTED, ARGUMENT (made for another model), MEMORY. A file for another
+ * quantisation of the model, or one that does not say which model it is for but has its shapes, is opened with a
+ * warning to the model's log. */
 int drllm_routers_open_memory(const struct drllm_model *model, const void *data, size_t size,
                               struct drllm_routers **routers, struct drllm_error *error);
+
+/* The same for the routers that came with the model, in its packed file; STATE if there are none. */
+int drllm_routers_open_packed(const struct drllm_model *model, struct drllm_routers **routers,
+                              struct drllm_error *error);
 
 /* DRLLM_ERR_STATE, and nothing happens, while a session uses them. They must be closed before their model. NULL is
  * allowed. */
@@ -226,16 +238,26 @@ void drllm_routers_get_info(const struct drllm_routers *routers, struct drllm_ro
 
 struct drllm_session;
 
+/* How a session keeps keys and values. A model that computes in F32 keeps them in F32 whatever is asked for. */
+enum drllm_kv_type {
+    DRLLM_KV_F16 = 0,
+    DRLLM_KV_Q8_0 =
+        1 /* int8 with an F16 scale for each 32 values of a head: 17/32 of the memory of F16. Needs heads of a
+                         multiple of 32 dimensions */
+};
+
 struct drllm_session_params {
     size_t n_context;   /* most tokens that the session holds; default 2048; 0: what the model was trained for */
     unsigned n_threads; /* default 0: one per fast core that the process may use */
-    size_t n_chunk;     /* tokens that one pass through a block takes at once; default 0: chosen by size */
+    enum drllm_kv_type kv_type; /* default DRLLM_KV_F16 */
+    size_t n_chunk;             /* tokens that one pass through a block takes at once; default 0: chosen by size */
     uint64_t reserved[8];
 };
 struct drllm_session_params drllm_session_default_params(void);
 
 /* A session is a context (the tokens so far and their keys and values), scratch memory and worker threads. The cache
- * grows as tokens come. Errors: ARGUMENT, MEMORY, STATE (a vocabulary has no sessions), SYSTEM. */
+ * grows as tokens come. Errors: ARGUMENT, MEMORY, STATE (a vocabulary has no sessions), SYSTEM, UNSUPPORTED (kv_type does
+ * not suit the model's heads). */
 int drllm_session_open(const struct drllm_model *model, const struct drllm_session_params *params,
                        struct drllm_session **session, struct drllm_error *error);
 void drllm_session_close(struct drllm_session *session); /* NULL is allowed */

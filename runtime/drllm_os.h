@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-/* Map a GGUF file read-only and open it. Besides the errors of drllm_model_open_memory: IO. A file that is truncated
+/* Map a GGUF file or a packed model read-only and open it. Processes that open the same packed model share its memory. Besides the errors of drllm_model_open_memory: IO. A file that is truncated
  * while it is mapped ends the process (SIGBUS), as with any mapping. */
 int drllm_model_open_path(const char *path, const struct drllm_model_params *params, struct drllm_model **model,
                           struct drllm_error *error);
@@ -18,7 +18,7 @@ int drllm_model_open_path(const char *path, const struct drllm_model_params *par
 int drllm_model_open_fd(int descriptor, uint64_t offset, uint64_t size, const struct drllm_model_params *params,
                         struct drllm_model **model, struct drllm_error *error);
 
-/* Read a router file; it is closed again before this returns. Besides the errors of drllm_routers_open_memory: IO. */
+/* Read a router file, or a packed model that brings routers along; it is closed again before this returns. Besides the errors of drllm_routers_open_memory: IO. */
 int drllm_routers_open_path(const struct drllm_model *model, const char *path, struct drllm_routers **routers,
                             struct drllm_error *error);
 int drllm_routers_open_fd(const struct drllm_model *model, int descriptor, uint64_t offset, uint64_t size,

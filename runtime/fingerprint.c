@@ -37,10 +37,9 @@ static void add_shapes(uint64_t *hash, const struct drllm_config *config) {
     }
 }
 
-static void add_vocabulary(uint64_t *hash, const struct drllm_gguf *gguf) {
-    const struct drllm_gguf_entry *texts = drllm_gguf_find(gguf, "tokenizer.ggml.tokens");
-    struct drllm_string text;
-    for (size_t position = 0; texts != NULL && drllm_gguf_next_string(texts, &position, &text);) {
+static void add_vocabulary(uint64_t *hash, const struct drllm_tokenizer *tokenizer) {
+    for (size_t id = 0; id < drllm_tokenizer_n_vocab(tokenizer); id++) {
+        const struct drllm_string text = drllm_tokenizer_token_text(tokenizer, (int32_t)id);
         add_number(hash, text.size);
         add_bytes(hash, text.data, text.size);
     }
@@ -51,9 +50,12 @@ uint64_t drllm_model_fingerprint(const struct drllm_model *model) {
     if (model->vocab_only) {
         return 0;
     }
+    if (model->is_packed) {
+        return model->fingerprint;
+    }
     const size_t d_model = model->config.d_model;
     add_shapes(&hash, &model->config);
-    add_vocabulary(&hash, &model->gguf);
+    add_vocabulary(&hash, model->tokenizer);
     for (size_t layer = 0; layer < model->config.n_layers; layer++) {
         add_floats(&hash, model->blocks[layer].attention_norm, d_model);
         add_floats(&hash, model->blocks[layer].ffn_norm, d_model);

@@ -56,26 +56,6 @@ static int reserve_pass(struct drllm_session *session, size_t n) {
     return DRLLM_OK;
 }
 
-static int reserve_attention(struct drllm_session *session, size_t n_keys) {
-    struct drllm_attention_scratch *attention = &session->attention;
-    if (attention->max_keys >= n_keys) {
-        return DRLLM_OK;
-    }
-    size_t keys = n_keys + n_keys / 2;
-    keys = keys < session->n_context ? keys : session->n_context;
-    size_t scores;
-    if (!drllm_multiply(keys + DRLLM_KV_BLOCK, session->model->config.n_heads, &scores) || scores > SIZE_MAX / 16) {
-        return out_of_memory(session, "attention");
-    }
-    const size_t floats = (drllm_attention_floats(&session->model->config, keys) + 15) / 16 * 16;
-    if (!enlarge(session, &attention->memory, attention->floats_per_worker, floats, session->n_threads)) {
-        return out_of_memory(session, "attention");
-    }
-    attention->floats_per_worker = floats;
-    attention->max_keys = keys;
-    return DRLLM_OK;
-}
-
 void drllm_pass_add(struct drllm_pass *pass, const int32_t *tokens, size_t n, size_t first) {
     pass->segments[pass->n_segments++] =
         (struct drllm_segment){.tokens = tokens, .n = n, .first = first, .row = pass->n_rows};
@@ -86,9 +66,6 @@ void drllm_pass_add(struct drllm_pass *pass, const int32_t *tokens, size_t n, si
 int drllm_pass_reserve(struct drllm_session *session, const struct drllm_pass *pass) {
     const struct drllm_config *config = &session->model->config;
     int status = reserve_pass(session, pass->n_rows);
-    if (status == DRLLM_OK) {
-        status = reserve_attention(session, pass->n_tokens);
-    }
     if (status == DRLLM_OK && pass->pool &&
         drllm_pool_reserve(&session->pool, &session->allocator, config->n_layers, config->d_model, pass->n_tokens) !=
             DRLLM_OK) {

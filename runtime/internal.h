@@ -54,7 +54,7 @@ const float *drllm_probe_hidden(const struct drllm_probe *probe, size_t layer);
 size_t drllm_router_window_sums(const struct drllm_model *model, const float *hidden, size_t n_tokens, size_t n_windows,
                                 float *sums, float *scratch);
 
-/* ln p(token) under softmax(logits), in double. */
-double drllm_log_prob(const float *logits, size_t n_vocab, int32_t token);
+/* ln p(token) under softmax(logits), of finite logits [n_vocab]. */
+double drllm_log_prob(const struct drllm_model *model, const float *logits, int32_t token);
 
 #endif

@@ -5,27 +5,27 @@
 #include <string.h>
 
 int drllm_kvcache_init(struct drllm_kvcache *cache, const struct drllm_allocator *allocator, size_t n_slots,
-                       size_t n_kv_heads, size_t head_dim, size_t element_bytes, size_t max_positions) {
+                       size_t n_kv_heads, size_t head_dim, enum drllm_format format, size_t max_positions) {
     *cache = (struct drllm_kvcache){.allocator = *allocator,
                                     .n_slots = n_slots,
                                     .n_kv_heads = n_kv_heads,
                                     .head_dim = head_dim,
-                                    .element_bytes = element_bytes,
+                                    .format = format,
                                     .max_positions = max_positions};
     cache->slots = drllm_allocate_zeroed(allocator, n_slots, sizeof *cache->slots);
     return cache->slots == NULL ? DRLLM_ERR_MEMORY : DRLLM_OK;
 }
 
-size_t drllm_kvcache_value_stride(const struct drllm_kvcache *cache) {
-    return cache->n_kv_heads * cache->head_dim;
+static size_t block_bytes(const struct drllm_kvcache *cache) {
+    return drllm_kv_block_bytes(cache->format, cache->head_dim);
 }
 
-size_t drllm_kvcache_key_stride(const struct drllm_kvcache *cache) {
-    return drllm_kvcache_value_stride(cache) * DRLLM_KV_BLOCK;
+size_t drllm_kvcache_stride(const struct drllm_kvcache *cache) {
+    return cache->n_kv_heads * block_bytes(cache);
 }
 
 static size_t position_bytes(const struct drllm_kvcache *cache) {
-    return drllm_kvcache_value_stride(cache) * cache->element_bytes;
+    return drllm_kvcache_stride(cache) / DRLLM_KV_BLOCK;
 }
 
 static void slot_free(const struct drllm_kvcache *cache, struct drllm_kv_slot *slot) {
@@ -52,11 +52,12 @@ static int slot_grow(const struct drllm_kvcache *cache, struct drllm_kv_slot *sl
     }
     if (n_used > 0) {
         memcpy(grown.keys, slot->keys, drllm_kv_round_up(n_used) * bytes);
-        memcpy(grown.values, slot->values, n_used * bytes);
+        memcpy(grown.values, slot->values, drllm_kv_round_up(n_used) * bytes);
     }
-    /* The rest of the last block of keys is read, and its scores thrown away, before it is written. */
-    const size_t end = drllm_kv_round_up(n_used);
-    memset((unsigned char *)grown.keys + end * bytes, 0, (capacity - end) * bytes);
+    /* The rest of the last block is read, and what comes of it thrown away, before it is written. */
+    const size_t end = drllm_kv_round_up(n_used) * bytes;
+    memset(grown.keys + end, 0, capacity * bytes - end);
+    memset(grown.values + end, 0, capacity * bytes - end);
     slot_free(cache, slot);
     *slot = grown;
     return DRLLM_OK;
@@ -86,31 +87,73 @@ void drllm_kvcache_trim(struct drllm_kvcache *cache, size_t n_slots) {
     }
 }
 
-/* Elements are contiguous in a position, 8 apart in a block of keys; heads and dimensions are one running index in
- * both. */
-static void scatter_f16(uint16_t *block, const uint16_t *keys, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        block[i * DRLLM_KV_BLOCK] = keys[i];
-    }
+static size_t block_offset(const struct drllm_kvcache *cache, size_t kv_head, size_t position) {
+    return position / DRLLM_KV_BLOCK * drllm_kvcache_stride(cache) + kv_head * block_bytes(cache);
 }
 
-static void scatter_f32(float *block, const float *keys, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        block[i * DRLLM_KV_BLOCK] = keys[i];
-    }
+const void *drllm_kvcache_keys(const struct drllm_kvcache *cache, size_t slot, size_t kv_head, size_t position) {
+    return cache->slots[slot].keys + block_offset(cache, kv_head, position);
 }
 
-void drllm_kvcache_store(const struct drllm_kvcache *cache, size_t slot, size_t position, const void *keys,
-                         const void *values) {
-    const size_t width = drllm_kvcache_value_stride(cache);
-    const size_t first = position / DRLLM_KV_BLOCK * drllm_kvcache_key_stride(cache) + position % DRLLM_KV_BLOCK;
-    if (cache->element_bytes == sizeof(uint16_t)) {
-        scatter_f16((uint16_t *)cache->slots[slot].keys + first, keys, width);
-    } else {
-        scatter_f32((float *)cache->slots[slot].keys + first, keys, width);
+const void *drllm_kvcache_values(const struct drllm_kvcache *cache, size_t slot, size_t kv_head, size_t position) {
+    return cache->slots[slot].values + block_offset(cache, kv_head, position);
+}
+
+/* Where a position's elements go in a block: number i at first + i * step. */
+struct place {
+    size_t first;
+    size_t step;
+};
+
+static void put(unsigned char *block, struct place place, size_t i, const void *element, size_t size) {
+    memcpy(block + (place.first + i * place.step) * size, element, size);
+}
+
+/* x are the elements i to i+n-1 of a head; n <= DRLLM_GROUP, and equal to it for Q8_0. `scales` is for their scale. */
+static void store_group(const struct drllm_kvcache *cache, const struct drllm_vec_ops *vec, unsigned char *block,
+                        struct place elements, struct place scales, size_t start, size_t n, const float *x) {
+    if (cache->format == DRLLM_FORMAT_F32) {
+        for (size_t i = 0; i < n; i++) {
+            put(block, elements, start + i, &x[i], sizeof x[i]);
+        }
+        return;
     }
-    memcpy((unsigned char *)cache->slots[slot].values + position * position_bytes(cache), values,
-           position_bytes(cache));
+    if (cache->format == DRLLM_FORMAT_F16) {
+        uint16_t half[DRLLM_GROUP];
+        vec->to_f16(half, x, n);
+        for (size_t i = 0; i < n; i++) {
+            put(block, elements, start + i, &half[i], sizeof half[i]);
+        }
+        return;
+    }
+    int8_t q[DRLLM_GROUP];
+    float scale, ssum;
+    int32_t sum;
+    uint16_t half;
+    vec->quantize_q8(x, DRLLM_GROUP, DRLLM_GROUP, q, &scale, &sum, &ssum);
+    vec->to_f16(&half, &scale, 1);
+    for (size_t i = 0; i < n; i++) {
+        put(block, elements, start + i, &q[i], sizeof q[i]);
+    }
+    put(block + drllm_kv_scales(cache->head_dim), scales, start / DRLLM_GROUP, &half, sizeof half);
+}
+
+void drllm_kvcache_store(const struct drllm_kvcache *cache, const struct drllm_vec_ops *vec, size_t slot,
+                         size_t position, const float *keys, const float *values) {
+    const size_t head_dim = cache->head_dim;
+    const size_t lane = position % DRLLM_KV_BLOCK;
+    const struct place key = {lane, DRLLM_KV_BLOCK};
+    const struct place value = {lane * head_dim, 1};
+    const struct place value_scale = {lane * (head_dim / DRLLM_GROUP), 1};
+    for (size_t head = 0; head < cache->n_kv_heads; head++) {
+        const size_t offset = block_offset(cache, head, position);
+        for (size_t start = 0; start < head_dim; start += DRLLM_GROUP) {
+            const size_t n = head_dim - start < DRLLM_GROUP ? head_dim - start : (size_t)DRLLM_GROUP;
+            const size_t from = head * head_dim + start;
+            store_group(cache, vec, cache->slots[slot].keys + offset, key, key, start, n, keys + from);
+            store_group(cache, vec, cache->slots[slot].values + offset, value, value_scale, start, n, values + from);
+        }
+    }
 }
 
 uint64_t drllm_kvcache_bytes(const struct drllm_kvcache *cache) {

@@ -2,13 +2,13 @@
 #include "runtime/model.h"
 
 #include "platform/cpu.h"
-#include "platform/file.h"
 #include "platform/memory.h"
 #include "quant/matmul_xnnpack.h"
 #include "runtime/chat.h"
 #include "runtime/error.h"
 #include "runtime/internal.h"
 #include "runtime/memory.h"
+#include "runtime/packed_file.h"
 
 #include <string.h>
 
@@ -47,9 +47,7 @@ static int check_params(const struct drllm_model_params *params, struct drllm_er
     return DRLLM_OK;
 }
 
-static int read_name(struct drllm_model *model, struct drllm_error *error) {
-    struct drllm_string name = {"", 0};
-    (void)drllm_gguf_get_string(&model->gguf, "general.name", &name);
+int drllm_model_set_name(struct drllm_model *model, struct drllm_string name, struct drllm_error *error) {
     model->name_bytes = name.size + 1;
     model->name = drllm_allocate_zeroed(&model->allocator, model->name_bytes, 1);
     if (model->name == NULL) {
@@ -59,41 +57,54 @@ static int read_name(struct drllm_model *model, struct drllm_error *error) {
     return DRLLM_OK;
 }
 
-static void count_params(struct drllm_model *model) {
-    for (size_t i = 0; i < model->gguf.n_tensors; i++) {
-        const struct drllm_gguf_tensor *tensor = &model->gguf.tensors[i];
+static void count_params(struct drllm_model *model, const struct drllm_gguf *gguf) {
+    for (size_t i = 0; i < gguf->n_tensors; i++) {
+        const struct drllm_gguf_tensor *tensor = &gguf->tensors[i];
         model->n_params += (uint64_t)tensor->dims[0] * tensor->dims[1] * tensor->dims[2] * tensor->dims[3];
     }
 }
 
-static int load(struct drllm_model *model, const void *data, size_t size, const struct drllm_model_params *params,
-                struct drllm_error *error) {
-    int status = drllm_gguf_open(&model->gguf, data, size, &model->allocator, error);
+static int load_gguf(struct drllm_model *model, const struct drllm_gguf *gguf, const struct drllm_model_params *params,
+                     struct drllm_error *error) {
+    struct drllm_string name = {"", 0};
+    (void)drllm_gguf_get_string(gguf, "general.name", &name);
+    int status = drllm_config_check_architecture(gguf, error);
     if (status == DRLLM_OK) {
-        status = drllm_config_check_architecture(&model->gguf, error);
+        status = drllm_model_set_name(model, name, error);
     }
     if (status == DRLLM_OK) {
-        status = read_name(model, error);
-    }
-    if (status == DRLLM_OK) {
-        status = drllm_tokenizer_open(&model->gguf, &model->allocator, &model->tokenizer, error);
+        status = drllm_tokenizer_open(gguf, &model->allocator, &model->tokenizer, error);
     }
     if (status != DRLLM_OK) {
         return status;
     }
-    (void)drllm_gguf_get_string(&model->gguf, "tokenizer.chat_template", &model->chat_text);
+    (void)drllm_gguf_get_string(gguf, "tokenizer.chat_template", &model->chat_text);
     model->chat_template = drllm_chat_recognise(model->chat_text);
     model->config.n_vocab = drllm_tokenizer_n_vocab(model->tokenizer);
-    count_params(model);
+    count_params(model, gguf);
     if (model->vocab_only) {
         return DRLLM_OK;
     }
     const size_t n_vocab = model->config.n_vocab;
-    status = drllm_config_read(&model->gguf, &model->config, error);
+    status = drllm_config_read(gguf, &model->config, error);
     model->config.n_vocab = n_vocab;
     if (status == DRLLM_OK) {
         status = drllm_model_load_weights(
-            model, params->load_threads == 0 ? drllm_cpu_default_threads() : params->load_threads, error);
+            model, gguf, params->load_threads == 0 ? drllm_cpu_default_threads() : params->load_threads, error);
+    }
+    return status;
+}
+
+static int load(struct drllm_model *model, const void *data, size_t size, const struct drllm_model_params *params,
+                struct drllm_error *error) {
+    if (drllm_packed_is(data, size)) {
+        return drllm_packed_load(model, data, size, params->verify, error);
+    }
+    struct drllm_gguf gguf;
+    int status = drllm_gguf_open(&gguf, data, size, &model->allocator, error);
+    if (status == DRLLM_OK) {
+        status = load_gguf(model, &gguf, params, error);
+        drllm_gguf_close(&gguf);
     }
     return status;
 }
@@ -102,21 +113,20 @@ static void destroy(struct drllm_model *model) {
     const struct drllm_allocator allocator = model->allocator;
     drllm_release_kept(&allocator, &model->kept);
     drllm_tokenizer_close(model->tokenizer);
-    drllm_gguf_close(&model->gguf);
     drllm_release(&allocator, model->name, model->name_bytes, 1);
-    if (model->file != NULL) {
-        drllm_file_unmap(model->file);
-        drllm_release(&allocator, model->file, 1, sizeof *model->file);
+    if (model->backing.close != NULL) {
+        model->backing.close(&model->backing);
     }
     drllm_release(&allocator, model, 1, sizeof *model);
 }
 
-static int open_model(const void *data, size_t size, bool mapped, const struct drllm_model_params *params,
+/* *model takes the backing over only when this succeeds. */
+static int open_model(const struct drllm_backing *backing, const struct drllm_model_params *params,
                       struct drllm_model **model, struct drllm_error *error) {
-    if (model == NULL || (data == NULL && size > 0)) {
+    if (model == NULL || (backing->data == NULL && backing->size > 0)) {
         return drllm_fail(error, DRLLM_ERR_ARGUMENT, "data and model must not be NULL");
     }
-    if ((uintptr_t)data % 4 != 0) {
+    if ((uintptr_t)backing->data % 4 != 0) {
         return drllm_fail(error, DRLLM_ERR_ARGUMENT, "the model's data must begin at a multiple of 4 bytes");
     }
     const struct drllm_model_params checked = params == NULL ? drllm_model_default_params() : *params;
@@ -133,39 +143,32 @@ static int open_model(const void *data, size_t size, bool mapped, const struct d
     opened->compute = checked.compute;
     opened->head_choice = checked.head;
     opened->vocab_only = checked.vocab_only;
-    opened->mapped = mapped;
+    opened->backing.forget = backing->forget;
     opened->cpu_features = drllm_cpu_detect() & checked.cpu_mask;
     opened->vec = drllm_vec_choose(opened->cpu_features);
     opened->quantization = "";
-    status = load(opened, data, size, &checked, error);
+    status = load(opened, backing->data, backing->size, &checked, error);
     if (status != DRLLM_OK) {
         destroy(opened);
         return status;
     }
+    opened->backing = *backing;
     *model = opened;
     return DRLLM_OK;
 }
 
 int drllm_model_open_memory(const void *data, size_t size, const struct drllm_model_params *params,
                             struct drllm_model **model, struct drllm_error *error) {
-    return open_model(data, size, false, params, model, error);
+    const struct drllm_backing backing = {.data = data, .size = size};
+    return open_model(&backing, params, model, error);
 }
 
-int drllm_model_open_mapped(struct drllm_file *file, const struct drllm_model_params *params,
-                            struct drllm_model **model, struct drllm_error *error) {
-    struct drllm_model *opened;
-    int status = open_model(file->data, file->size, true, params, &opened, error);
-    if (status == DRLLM_OK) {
-        opened->file = drllm_allocate(&opened->allocator, 1, sizeof *opened->file);
-        if (opened->file != NULL) {
-            *opened->file = *file;
-            *model = opened;
-            return DRLLM_OK;
-        }
-        destroy(opened);
-        status = drllm_fail(error, DRLLM_ERR_MEMORY, "not enough memory for the model");
+int drllm_model_open_backing(const struct drllm_backing *backing, const struct drllm_model_params *params,
+                             struct drllm_model **model, struct drllm_error *error) {
+    const int status = open_model(backing, params, model, error);
+    if (status != DRLLM_OK) {
+        backing->close(backing);
     }
-    drllm_file_unmap(file);
     return status;
 }
 

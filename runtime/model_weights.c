@@ -1,5 +1,5 @@
 /* The tensors of a model: found by name, checked against the metadata, and handed to weights_pack.c. */
-#include "platform/file.h"
+#include "quant/unpack.h"
 #include "runtime/choice.h"
 #include "runtime/error.h"
 #include "runtime/rope.h"
@@ -13,7 +13,7 @@ enum { NAME_BYTES = 64 };
 /* ---- Finding tensors ---- */
 
 static const struct drllm_gguf_tensor *find(const struct drllm_loader *loader, const char *name) {
-    return drllm_gguf_find_tensor(&loader->model->gguf, name);
+    return drllm_gguf_find_tensor(loader->gguf, name);
 }
 
 static int check_shape(const struct drllm_loader *loader, const struct drllm_gguf_tensor *tensor, const char *name,
@@ -160,37 +160,46 @@ static int load_matrix(struct drllm_loader *loader, const char *base, size_t col
     if (!is_head) {
         loader->bytes_by_format[source.stored == DRLLM_FORMAT_Q8C ? DRLLM_FORMAT_I8 : source.stored] += source.bytes;
     }
-    if (model->mapped) {
-        drllm_file_forget(source.data, source.bytes);
+    if (model->backing.forget != NULL) {
+        /* All tensors, since systems map pages around the one that is read as well. */
+        model->backing.forget(loader->data, loader->data_size);
+    }
+    if (is_head && source.data == model->embedding.rows && choice.format == source.stored && !choice.xnnpack) {
+        model->embedding.packed = &model->head;
     }
     return DRLLM_OK;
 }
 
-static int load_block(struct drllm_loader *loader, size_t layer) {
-    const struct drllm_config *config = &loader->model->config;
-    struct drllm_block_weights *block = &loader->model->blocks[layer];
+void drllm_block_matrix_shape(const struct drllm_config *config, enum drllm_block_matrix which, size_t *rows,
+                              size_t *cols) {
     const size_t q_width = config->n_heads * config->head_dim;
     const size_t kv_width = config->n_kv_heads * config->head_dim;
-    const struct {
-        const char *name;
-        size_t cols;
-        size_t rows;
-    } shapes[DRLLM_BLOCK_MATRICES] = {
-        [DRLLM_MATRIX_Q] = {"attn_q", config->d_model, q_width},
-        [DRLLM_MATRIX_K] = {"attn_k", config->d_model, kv_width},
-        [DRLLM_MATRIX_V] = {"attn_v", config->d_model, kv_width},
-        [DRLLM_MATRIX_OUTPUT] = {"attn_output", q_width, config->d_model},
-        [DRLLM_MATRIX_GATE] = {"ffn_gate", config->d_model, config->d_ff},
-        [DRLLM_MATRIX_UP] = {"ffn_up", config->d_model, config->d_ff},
-        [DRLLM_MATRIX_DOWN] = {"ffn_down", config->d_ff, config->d_model},
+    const size_t shapes[DRLLM_BLOCK_MATRICES][2] = {
+        [DRLLM_MATRIX_Q] = {q_width, config->d_model},         [DRLLM_MATRIX_K] = {kv_width, config->d_model},
+        [DRLLM_MATRIX_V] = {kv_width, config->d_model},        [DRLLM_MATRIX_OUTPUT] = {config->d_model, q_width},
+        [DRLLM_MATRIX_GATE] = {config->d_ff, config->d_model}, [DRLLM_MATRIX_UP] = {config->d_ff, config->d_model},
+        [DRLLM_MATRIX_DOWN] = {config->d_model, config->d_ff},
     };
+    *rows = shapes[which][0];
+    *cols = shapes[which][1];
+}
+
+static int load_block(struct drllm_loader *loader, size_t layer) {
+    static const char *const names[DRLLM_BLOCK_MATRICES] = {
+        [DRLLM_MATRIX_Q] = "attn_q",           [DRLLM_MATRIX_K] = "attn_k",      [DRLLM_MATRIX_V] = "attn_v",
+        [DRLLM_MATRIX_OUTPUT] = "attn_output", [DRLLM_MATRIX_GATE] = "ffn_gate", [DRLLM_MATRIX_UP] = "ffn_up",
+        [DRLLM_MATRIX_DOWN] = "ffn_down",
+    };
+    struct drllm_block_weights *block = &loader->model->blocks[layer];
     char name[NAME_BYTES];
     for (size_t i = 0; i < DRLLM_BLOCK_MATRICES; i++) {
-        drllm_format_text(name, sizeof name, "blk.%zu.%s", layer, shapes[i].name);
-        int status = load_matrix(loader, name, shapes[i].cols, shapes[i].rows, false, &block->matrix[i]);
+        size_t rows, cols;
+        drllm_block_matrix_shape(&loader->model->config, (enum drllm_block_matrix)i, &rows, &cols);
+        drllm_format_text(name, sizeof name, "blk.%zu.%s", layer, names[i]);
+        int status = load_matrix(loader, name, cols, rows, false, &block->matrix[i]);
         if (status == DRLLM_OK) {
-            drllm_format_text(name, sizeof name, "blk.%zu.%s.bias", layer, shapes[i].name);
-            status = load_vector(loader, name, shapes[i].rows, &block->bias[i]);
+            drllm_format_text(name, sizeof name, "blk.%zu.%s.bias", layer, names[i]);
+            status = load_vector(loader, name, rows, &block->bias[i]);
         }
         if (status != DRLLM_OK) {
             return status;
@@ -233,13 +242,18 @@ static int load_embedding(struct drllm_loader *loader) {
     struct drllm_source source;
     const int status = find_matrix(loader, "token_embd", model->config.d_model, model->config.n_vocab, name, &source);
     if (status == DRLLM_OK) {
-        model->embedding = (struct drllm_embedding){source.stored, source.data, source.scales, source.row_bytes};
+        model->embedding = (struct drllm_embedding){
+            .format = source.stored, .rows = source.data, .scales = source.scales, .row_bytes = source.row_bytes};
     }
     return status;
 }
 
 void drllm_model_embed(const struct drllm_model *model, int32_t token, float *x) {
     const struct drllm_embedding *embedding = &model->embedding;
+    if (embedding->packed != NULL) {
+        drllm_dequantize_packed_row(embedding->packed, (size_t)token, x);
+        return;
+    }
     const struct drllm_source source = {.stored = embedding->format,
                                         .data = embedding->rows,
                                         .scales = embedding->scales,
@@ -262,8 +276,24 @@ static void finish(struct drllm_loader *loader) {
     model->quantization = drllm_format_name(most == DRLLM_FORMAT_I8 ? (uint32_t)DRLLM_FORMAT_Q8C : (uint32_t)most);
 }
 
+/* The bytes from the first tensor to the last. */
+static void find_data(struct drllm_loader *loader) {
+    const unsigned char *end = NULL;
+    for (size_t i = 0; i < loader->gguf->n_tensors; i++) {
+        const struct drllm_gguf_tensor *tensor = &loader->gguf->tensors[i];
+        const unsigned char *data = tensor->data;
+        if (data == NULL) {
+            continue;
+        }
+        loader->data = loader->data == NULL || data < loader->data ? data : loader->data;
+        end = end == NULL || data + tensor->size > end ? data + tensor->size : end;
+    }
+    loader->data_size = loader->data != NULL ? (size_t)(end - loader->data) : 0;
+}
+
 static int load(struct drllm_loader *loader) {
     struct drllm_model *model = loader->model;
+    find_data(loader);
     const struct drllm_config *config = &model->config;
     model->blocks = drllm_weights_keep(loader, config->n_layers, sizeof *model->blocks);
     if (model->blocks == NULL) {
@@ -290,8 +320,9 @@ static int load(struct drllm_loader *loader) {
     return status;
 }
 
-int drllm_model_load_weights(struct drllm_model *model, unsigned n_threads, struct drllm_error *error) {
-    struct drllm_loader loader = {.model = model, .error = error};
+int drllm_model_load_weights(struct drllm_model *model, const struct drllm_gguf *gguf, unsigned n_threads,
+                             struct drllm_error *error) {
+    struct drllm_loader loader = {.model = model, .gguf = gguf, .error = error};
     /* Without threads loading is slower, not wrong. */
     loader.threads = drllm_threads_create(n_threads);
     const int status = load(&loader);

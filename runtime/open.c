@@ -11,6 +11,22 @@ static int map_failed(int errno_value, const char *what, struct drllm_error *err
     return drllm_fail(error, DRLLM_ERR_IO, "cannot open %s: %s", what, reason);
 }
 
+static void close_mapping(const struct drllm_backing *backing) {
+    struct drllm_file file = {backing->data, backing->size, backing->map, backing->map_size};
+    drllm_file_unmap(&file);
+}
+
+static int open_mapped(const struct drllm_file *file, const struct drllm_model_params *params,
+                       struct drllm_model **model, struct drllm_error *error) {
+    const struct drllm_backing backing = {.data = file->data,
+                                          .size = file->size,
+                                          .map = file->map,
+                                          .map_size = file->map_size,
+                                          .close = close_mapping,
+                                          .forget = drllm_file_forget};
+    return drllm_model_open_backing(&backing, params, model, error);
+}
+
 int drllm_model_open_path(const char *path, const struct drllm_model_params *params, struct drllm_model **model,
                           struct drllm_error *error) {
     struct drllm_file file;
@@ -18,7 +34,7 @@ int drllm_model_open_path(const char *path, const struct drllm_model_params *par
         return drllm_fail(error, DRLLM_ERR_ARGUMENT, "path and model must not be NULL");
     }
     const int failed = drllm_file_map_path(path, &file);
-    return failed != 0 ? map_failed(failed, path, error) : drllm_model_open_mapped(&file, params, model, error);
+    return failed != 0 ? map_failed(failed, path, error) : open_mapped(&file, params, model, error);
 }
 
 int drllm_model_open_fd(int descriptor, uint64_t offset, uint64_t size, const struct drllm_model_params *params,
@@ -28,8 +44,7 @@ int drllm_model_open_fd(int descriptor, uint64_t offset, uint64_t size, const st
         return drllm_fail(error, DRLLM_ERR_ARGUMENT, "model must not be NULL");
     }
     const int failed = drllm_file_map_fd(descriptor, offset, size, &file);
-    return failed != 0 ? map_failed(failed, "the descriptor", error)
-                       : drllm_model_open_mapped(&file, params, model, error);
+    return failed != 0 ? map_failed(failed, "the descriptor", error) : open_mapped(&file, params, model, error);
 }
 
 static int open_mapped_routers(const struct drllm_model *model, struct drllm_file *file, struct drllm_routers **routers,

@@ -101,10 +101,10 @@ static float *kept(const struct drllm_probe *probe, size_t layer) {
 
 static int add_log_probs(void *user, size_t row, const float *logits) {
     struct drllm_probe *probe = user;
-    const size_t n_vocab = probe->session->model->config.n_vocab;
+    const struct drllm_model *model = probe->session->model;
     if (row == probe->n_prompt - 1) {
         for (size_t i = 0; i < probe->n_choices; i++) {
-            probe->log_probs[i] = drllm_log_prob(logits, n_vocab, probe->choices[i].tokens[0]);
+            probe->log_probs[i] = drllm_log_prob(model, logits, probe->choices[i].tokens[0]);
         }
         probe->segment = 1;
         return DRLLM_OK;
@@ -112,7 +112,7 @@ static int add_log_probs(void *user, size_t row, const float *logits) {
     probe->segment = drllm_pass_segment(&probe->pass, probe->segment, row);
     const size_t choice = probe->choice_of_segment[probe->segment];
     const size_t position = row - probe->pass.segments[probe->segment].row;
-    probe->log_probs[choice] += drllm_log_prob(logits, n_vocab, probe->choices[choice].tokens[position + 1]);
+    probe->log_probs[choice] += drllm_log_prob(model, logits, probe->choices[choice].tokens[position + 1]);
     return DRLLM_OK;
 }
 

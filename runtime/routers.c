@@ -1,6 +1,7 @@
 /* A router file made ready to run with one model: checked against it, its weights packed. */
 #include "runtime/error.h"
 #include "runtime/internal.h"
+#include "runtime/packed_file.h"
 #include "runtime/router.h"
 
 #include <math.h>
@@ -328,6 +329,23 @@ static int open_routers(const struct drllm_model *model, const struct drllm_rout
     return DRLLM_OK;
 }
 
+static int open_file(const struct drllm_model *model, const void *data, size_t size, struct drllm_routers **routers,
+                     struct drllm_error *error) {
+    struct drllm_router_file file;
+    int status = drllm_router_file_open(&file, data, size, &model->allocator, error);
+    if (status == DRLLM_OK) {
+        status = open_routers(model, &file, routers, error);
+        drllm_router_file_close(&file);
+    }
+    return status;
+}
+
+static int check_whole(const struct drllm_model *model, struct drllm_error *error) {
+    return model->vocab_only ? drllm_fail(error, DRLLM_ERR_STATE,
+                                          "the model was opened for its vocabulary only; open it whole for routers")
+                             : DRLLM_OK;
+}
+
 int drllm_routers_open_memory(const struct drllm_model *model, const void *data, size_t size,
                               struct drllm_routers **routers, struct drllm_error *error) {
     if (model == NULL || routers == NULL || (data == NULL && size > 0)) {
@@ -336,17 +354,38 @@ int drllm_routers_open_memory(const struct drllm_model *model, const void *data,
     if ((uintptr_t)data % 4 != 0) {
         return drllm_fail(error, DRLLM_ERR_ARGUMENT, "the routers' data must begin at a multiple of 4 bytes");
     }
-    if (model->vocab_only) {
-        return drllm_fail(error, DRLLM_ERR_STATE,
-                          "the model was opened for its vocabulary only; open it whole for routers");
+    int status = check_whole(model, error);
+    if (status != DRLLM_OK || !drllm_packed_is(data, size)) {
+        return status != DRLLM_OK ? status : open_file(model, data, size, routers, error);
     }
-    struct drllm_router_file file;
-    int status = drllm_router_file_open(&file, data, size, &model->allocator, error);
+    struct drllm_packed_file packed;
+    status = drllm_packed_open(&packed, data, size, error);
+    if (status == DRLLM_OK && packed.sections[DRLLM_PACKED_ROUTERS].data == NULL) {
+        status = drllm_fail(error, DRLLM_ERR_FORMAT,
+                            "this packed model brings no routers along; pack it again with --routers");
+    }
     if (status == DRLLM_OK) {
-        status = open_routers(model, &file, routers, error);
-        drllm_router_file_close(&file);
+        status = drllm_packed_check(&packed, DRLLM_PACKED_ROUTERS, error);
     }
-    return status;
+    return status != DRLLM_OK ? status
+                              : open_file(model, packed.sections[DRLLM_PACKED_ROUTERS].data,
+                                          packed.sections[DRLLM_PACKED_ROUTERS].size, routers, error);
+}
+
+int drllm_routers_open_packed(const struct drllm_model *model, struct drllm_routers **routers,
+                              struct drllm_error *error) {
+    if (model == NULL || routers == NULL) {
+        return drllm_fail(error, DRLLM_ERR_ARGUMENT, "model and routers must not be NULL");
+    }
+    const int status = check_whole(model, error);
+    if (status != DRLLM_OK) {
+        return status;
+    }
+    if (!model->brings_routers) {
+        return drllm_fail(error, DRLLM_ERR_STATE,
+                          "the model brings no routers along; make a packed model with 'drllm pack --routers'");
+    }
+    return drllm_routers_open_memory(model, model->backing.data, model->backing.size, routers, error);
 }
 
 int drllm_routers_close(struct drllm_routers *routers) {

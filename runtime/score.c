@@ -7,16 +7,10 @@
 
 #include <string.h>
 
-double drllm_log_prob(const float *logits, size_t n_vocab, int32_t token) {
-    float max = logits[0];
-    for (size_t i = 1; i < n_vocab; i++) {
-        max = logits[i] > max ? logits[i] : max;
-    }
-    double total = 0.0;
-    for (size_t i = 0; i < n_vocab; i++) {
-        total += drllm_exp((double)logits[i] - (double)max);
-    }
-    return (double)logits[token] - (double)max - drllm_log(total);
+double drllm_log_prob(const struct drllm_model *model, const float *logits, int32_t token) {
+    float max;
+    const double sum = model->vec->sum_exp(logits, model->config.n_vocab, &max);
+    return (double)logits[token] - (double)max - drllm_log(sum);
 }
 
 /* The pass over the choices: their tokens but the last, each choice a segment behind the prompt. */
@@ -24,7 +18,7 @@ struct choice_pass {
     struct drllm_pass pass;
     struct drllm_choice *of_segment[DRLLM_MAX_SEGMENTS];
     size_t segment; /* that the next row of logits belongs to */
-    size_t n_vocab;
+    const struct drllm_model *model;
 };
 
 static int add_next_token(void *user, size_t row, const float *logits) {
@@ -32,7 +26,7 @@ static int add_next_token(void *user, size_t row, const float *logits) {
     choices->segment = drllm_pass_segment(&choices->pass, choices->segment, row);
     struct drllm_choice *choice = choices->of_segment[choices->segment];
     const size_t position = row - choices->pass.segments[choices->segment].row;
-    choice->log_prob += drllm_log_prob(logits, choices->n_vocab, choice->tokens[position + 1]);
+    choice->log_prob += drllm_log_prob(choices->model, logits, choice->tokens[position + 1]);
     return DRLLM_OK;
 }
 
@@ -42,7 +36,7 @@ static int score_tails(struct drllm_session *session, struct drllm_choice *choic
     int status = DRLLM_OK;
     drllm_depth_keep(session);
     for (size_t i = 0; i < n_choices && status == DRLLM_OK;) {
-        struct choice_pass tails = {.n_vocab = session->model->config.n_vocab};
+        struct choice_pass tails = {.model = session->model};
         for (; i < n_choices && tails.pass.n_segments < DRLLM_MAX_SEGMENTS; i++) {
             if (choices[i].n_tokens > 1) {
                 tails.of_segment[tails.pass.n_segments] = &choices[i];
@@ -105,7 +99,7 @@ int drllm_session_score(struct drllm_session *session, const int32_t *prompt, si
     }
     memcpy(prompt_logits, session->logits, n_vocab * sizeof *prompt_logits);
     for (size_t i = 0; i < n_choices; i++) {
-        choices[i].log_prob = drllm_log_prob(prompt_logits, n_vocab, choices[i].tokens[0]);
+        choices[i].log_prob = drllm_log_prob(session->model, prompt_logits, choices[i].tokens[0]);
     }
     status = score_tails(session, choices, n_choices);
     if (status == DRLLM_OK) {

@@ -53,7 +53,7 @@ static void lay_out_scratch(struct drllm_scratch *scratch, const struct drllm_co
     scratch->gate = part(layout, n_chunk, config->d_ff * sizeof(float));
     scratch->up = part(layout, n_chunk, config->d_ff * sizeof(float));
     scratch->tail = part(layout, n_chunk, DRLLM_MAX_PRODUCTS * DRLLM_PANEL_ROWS * sizeof(float));
-    scratch->half = part(layout, n_threads, 2 * kv_width * sizeof(uint16_t));
+    scratch->attention = part(layout, n_threads, drllm_attention_floats(config) * sizeof(float));
     scratch->quantised_d_model = part(layout, drllm_activations_bytes(n_chunk, config->d_model, all), 1);
     scratch->quantised_heads = part(layout, drllm_activations_bytes(n_chunk, q_width, all), 1);
     scratch->quantised_d_ff = part(layout, drllm_activations_bytes(n_chunk, config->d_ff, all), 1);
@@ -79,6 +79,13 @@ static bool allocate_scratch(struct drllm_session *session, size_t n_chunk) {
 }
 
 /* ---- Opening and closing ---- */
+
+/* The reference network keeps its keys and values as they are. */
+static enum drllm_format kv_format(const struct drllm_model *model, const struct drllm_session_params *params) {
+    return model->compute == DRLLM_COMPUTE_F32 ? DRLLM_FORMAT_F32
+           : params->kv_type == DRLLM_KV_Q8_0  ? DRLLM_FORMAT_Q8_0
+                                               : DRLLM_FORMAT_F16;
+}
 
 static int check_params(const struct drllm_model *model, struct drllm_session_params *params,
                         struct drllm_error *error) {
@@ -107,6 +114,14 @@ static int check_params(const struct drllm_model *model, struct drllm_session_pa
                           MAX_CHUNK);
     }
     params->n_chunk = params->n_chunk < params->n_context ? params->n_chunk : params->n_context;
+    if (params->kv_type != DRLLM_KV_F16 && params->kv_type != DRLLM_KV_Q8_0) {
+        return drllm_fail(error, DRLLM_ERR_ARGUMENT, "%d is no type of keys and values", (int)params->kv_type);
+    }
+    if (kv_format(model, params) == DRLLM_FORMAT_Q8_0 && model->config.head_dim % DRLLM_GROUP != 0) {
+        return drllm_fail(error, DRLLM_ERR_UNSUPPORTED,
+                          "keys and values in q8_0 need heads of a multiple of %d dimensions; this model's have %zu",
+                          DRLLM_GROUP, model->config.head_dim);
+    }
     return DRLLM_OK;
 }
 
@@ -120,9 +135,9 @@ static int session_build(struct drllm_session *session, const struct drllm_sessi
         return drllm_fail(error, DRLLM_ERR_SYSTEM, "%u threads could not be started; ask for fewer", params->n_threads);
     }
     session->tokens = drllm_allocate(&session->allocator, params->n_context, sizeof *session->tokens);
-    const size_t kv_element = session->model->compute == DRLLM_COMPUTE_F32 ? sizeof(float) : sizeof(uint16_t);
-    int status = drllm_kvcache_init(&session->kv, &session->allocator, config->n_layers * DRLLM_MAX_COUNT,
-                                    config->n_kv_heads, config->head_dim, kv_element, params->n_context);
+    int status =
+        drllm_kvcache_init(&session->kv, &session->allocator, config->n_layers * DRLLM_MAX_COUNT, config->n_kv_heads,
+                           config->head_dim, kv_format(session->model, params), params->n_context);
     session->decisions = drllm_allocate_zeroed(&session->allocator, config->n_layers, sizeof *session->decisions);
     session->next = drllm_allocate_zeroed(&session->allocator, config->n_layers, sizeof *session->next);
     session->program = drllm_allocate_zeroed(&session->allocator, config->n_layers, sizeof *session->program);
@@ -173,8 +188,6 @@ void drllm_session_close(struct drllm_session *session) {
     drllm_threads_destroy(session->threads);
     drllm_kvcache_free(&session->kv);
     drllm_release(&allocator, session->scratch.memory, session->scratch.bytes, 1);
-    drllm_release(&allocator, session->attention.memory, session->attention.floats_per_worker,
-                  session->n_threads * sizeof(float));
     drllm_release(&allocator, session->residual, session->pass_rows, config->d_model * sizeof(float));
     drllm_release(&allocator, session->cos_sin, session->pass_rows, config->n_rot * sizeof(float));
     drllm_release(&allocator, session->logits, session->logits_rows, config->n_vocab * sizeof(float));

@@ -25,7 +25,7 @@ struct drllm_scratch {
     float *gate;                      /* [n_chunk][d_ff] */
     float *up;                        /* the same */
     float *tail;                      /* for drllm_matmul */
-    uint16_t *half;                   /* [n_threads][2][n_kv_heads * head_dim]: a position on its way into the cache */
+    float *attention;                 /* [n_threads][drllm_attention_floats] */
     unsigned char *quantised_d_model; /* for drllm_activations_init, by row length */
     unsigned char *quantised_heads;
     unsigned char *quantised_d_ff;
@@ -35,13 +35,6 @@ struct drllm_scratch {
 struct drllm_candidate {
     float logit;
     int32_t token;
-};
-
-/* Working memory of attention, per thread: rows of queries, of outputs, of scores. */
-struct drllm_attention_scratch {
-    float *memory;
-    size_t floats_per_worker;
-    size_t max_keys; /* that the rows of scores have room for */
 };
 
 struct drllm_session {
@@ -66,7 +59,6 @@ struct drllm_session {
     struct drllm_pool pool;         /* in use while each turn is routed anew, otherwise empty */
 
     struct drllm_scratch scratch;
-    struct drllm_attention_scratch attention;
     float *residual; /* [pass_rows][d_model] */
     float *cos_sin;  /* [pass_rows][n_rot]: the angles of the pass's positions */
     size_t pass_rows;
@@ -154,7 +146,7 @@ int drllm_block_run(struct drllm_session *session, size_t layer, size_t slot, co
  * weighted values into scratch->attended. */
 void drllm_attention_run(struct drllm_session *session, size_t slot, size_t n, size_t first);
 /* Floats of scratch that one worker needs. */
-size_t drllm_attention_floats(const struct drllm_config *config, size_t max_keys);
+size_t drllm_attention_floats(const struct drllm_config *config);
 
 /* session.c, score.c: ARGUMENT or CONTEXT_FULL, with the session's error set, unless the tokens (behind the context), or
  * the choices behind a prompt, can be computed. */

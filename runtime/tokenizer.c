@@ -43,7 +43,8 @@ int32_t drllm_tokenizer_find(const struct drllm_tokenizer *tokenizer, const char
     size_t step = 0;
     for (;;) {
         const int32_t id = drllm_tokenizer_probe(tokenizer, hash, &step);
-        if (id < 0 || (tokenizer->tokens[id].size == size && memcmp(tokenizer->tokens[id].text, text, size) == 0)) {
+        if (id < 0 ||
+            (tokenizer->tokens[id].size == size && memcmp(drllm_token_at(tokenizer, id).text, text, size) == 0)) {
             return id;
         }
     }
@@ -51,14 +52,13 @@ int32_t drllm_tokenizer_find(const struct drllm_tokenizer *tokenizer, const char
 
 /* The last of several equal texts counts. False: too many collide. */
 static bool insert_text(struct drllm_tokenizer *tokenizer, int32_t id) {
-    const struct drllm_token *token = &tokenizer->tokens[id];
-    const uint32_t hash = mix(drllm_hash_text(DRLLM_HASH_START, token->text, token->size));
+    const struct drllm_token token = drllm_token_at(tokenizer, id);
+    const uint32_t hash = mix(drllm_hash_text(DRLLM_HASH_START, token.text, token.size));
     size_t at = text_start(tokenizer, hash);
     for (size_t probes = 0; probes < DRLLM_MOST_PROBES; probes++) {
-        struct drllm_text_slot *slot = &tokenizer->texts[at];
-        const struct drllm_token *other = slot->id < 0 ? NULL : &tokenizer->tokens[slot->id];
-        if (other == NULL ||
-            (slot->hash == hash && other->size == token->size && memcmp(other->text, token->text, token->size) == 0)) {
+        struct drllm_text_slot *slot = &tokenizer->made.texts[at];
+        if (slot->id < 0 || (slot->hash == hash && tokenizer->tokens[slot->id].size == token.size &&
+                             memcmp(drllm_token_at(tokenizer, slot->id).text, token.text, token.size) == 0)) {
             *slot = (struct drllm_text_slot){hash, id};
             return true;
         }
@@ -110,26 +110,30 @@ static int read_tokens(struct drllm_tokenizer *tokenizer, const struct drllm_ggu
     if (drllm_gguf_find(gguf, types_key) != NULL && (types == NULL || types->count < n)) {
         return drllm_fail(error, DRLLM_ERR_FORMAT, "%s is not an array of %zu i32", types_key, n);
     }
-    tokenizer->tokens = drllm_allocate(&tokenizer->allocator, n, sizeof *tokenizer->tokens);
-    if (tokenizer->tokens == NULL) {
+    struct drllm_token_entry *tokens = drllm_allocate(&tokenizer->allocator, n, sizeof *tokens);
+    tokenizer->tokens = tokenizer->made.tokens = tokens;
+    if (tokens == NULL) {
         return drllm_fail(error, DRLLM_ERR_MEMORY, "no memory for %zu tokens", n);
     }
     tokenizer->n_tokens = n;
-    /* 60 % full; at least one slot stays free, which ends every search. */
-    tokenizer->n_texts = n + n / 3 * 2 + 2;
-    tokenizer->texts = drllm_allocate(&tokenizer->allocator, tokenizer->n_texts, sizeof *tokenizer->texts);
-    if (tokenizer->texts == NULL) {
+    tokenizer->bytes = (const char *)texts->data;
+    tokenizer->n_texts = drllm_table_slots(n);
+    struct drllm_text_slot *slots = drllm_allocate(&tokenizer->allocator, tokenizer->n_texts, sizeof *slots);
+    tokenizer->texts = tokenizer->made.texts = slots;
+    if (slots == NULL) {
         return drllm_fail(error, DRLLM_ERR_MEMORY, "no memory for %zu tokens", n);
     }
-    memset(tokenizer->texts, 0xFF, tokenizer->n_texts * sizeof *tokenizer->texts);
+    memset(slots, 0xFF, tokenizer->n_texts * sizeof *slots);
     struct drllm_string text;
     size_t id = 0;
     for (size_t position = 0; id < n && drllm_gguf_next_string(texts, &position, &text); id++) {
-        if (text.size > DRLLM_MOST_TEXT_BYTES) {
-            return drllm_fail(error, DRLLM_ERR_FORMAT, "%s: token %zu has %zu bytes", key, id, text.size);
+        const size_t at = (size_t)(text.data - tokenizer->bytes);
+        if (text.size > DRLLM_MOST_TEXT_BYTES || at > UINT32_MAX) {
+            return drllm_fail(error, DRLLM_ERR_FORMAT, "%s: token %zu has %zu bytes, %zu bytes into the list", key, id,
+                              text.size, at);
         }
-        tokenizer->tokens[id] = (struct drllm_token){text.data, (uint32_t)text.size,
-                                                     types != NULL ? read_type(types, id) : DRLLM_TOKEN_NORMAL};
+        tokens[id] = (struct drllm_token_entry){(uint32_t)at, (uint32_t)text.size,
+                                                types != NULL ? read_type(types, id) : (uint8_t)DRLLM_TOKEN_NORMAL};
         if (text.size > tokenizer->longest) {
             tokenizer->longest = (uint32_t)text.size;
         }
@@ -230,7 +234,7 @@ static void find_known_texts(struct drllm_tokenizer *tokenizer, const struct drl
             continue;
         }
         found[use] = id;
-        tokenizer->tokens[id].type = DRLLM_TOKEN_CONTROL;
+        tokenizer->made.tokens[id].type = DRLLM_TOKEN_CONTROL;
         if (use == USE_END) {
             add_end(tokenizer, id);
         }
@@ -273,9 +277,9 @@ static int read_settings(struct drllm_tokenizer *tokenizer, const struct drllm_g
 
 /* ---- The special tokens' order ---- */
 
-static int compare_texts(const struct drllm_token *a, const struct drllm_token *b) {
-    const int order = memcmp(a->text, b->text, a->size < b->size ? a->size : b->size);
-    return order != 0 ? order : (a->size > b->size) - (a->size < b->size);
+static int compare_texts(struct drllm_token a, struct drllm_token b) {
+    const int order = memcmp(a.text, b.text, a.size < b.size ? a.size : b.size);
+    return order != 0 ? order : (a.size > b.size) - (a.size < b.size);
 }
 
 struct order {
@@ -286,7 +290,7 @@ struct order {
 static bool is_behind(const struct order *order, uint32_t a, uint32_t b) {
     const struct drllm_tokenizer *tokenizer = order->tokenizer;
     if (!order->by_length) {
-        const int behind = compare_texts(&tokenizer->tokens[a], &tokenizer->tokens[b]);
+        const int behind = compare_texts(drllm_token_at(tokenizer, (int32_t)a), drllm_token_at(tokenizer, (int32_t)b));
         return behind != 0 ? behind > 0 : a > b;
     }
     const int32_t first = tokenizer->specials[a], second = tokenizer->specials[b];
@@ -327,13 +331,13 @@ static void sort(const struct order *order, uint32_t *items, size_t n) {
 enum { MOST_SPECIAL_BYTES = 1024 };
 
 static bool is_special(const struct drllm_tokenizer *tokenizer, int32_t id) {
-    const struct drllm_token *token = &tokenizer->tokens[id];
-    return token->size > 0 && token->size <= MOST_SPECIAL_BYTES &&
-           (token->type == DRLLM_TOKEN_CONTROL || token->type == DRLLM_TOKEN_USER_DEFINED ||
-            token->type == DRLLM_TOKEN_UNKNOWN);
+    const struct drllm_token token = drllm_token_at(tokenizer, id);
+    return token.size > 0 && token.size <= MOST_SPECIAL_BYTES &&
+           (token.type == DRLLM_TOKEN_CONTROL || token.type == DRLLM_TOKEN_USER_DEFINED ||
+            token.type == DRLLM_TOKEN_UNKNOWN);
 }
 
-static int collect_specials(struct drllm_tokenizer *tokenizer, struct drllm_error *error) {
+int drllm_tokenizer_collect_specials(struct drllm_tokenizer *tokenizer, struct drllm_error *error) {
     const struct drllm_allocator *allocator = &tokenizer->allocator;
     size_t n = 0;
     for (size_t id = 0; id < tokenizer->n_tokens; id++) {
@@ -361,7 +365,7 @@ static int collect_specials(struct drllm_tokenizer *tokenizer, struct drllm_erro
     sort(&(struct order){tokenizer, false}, order, n);
     for (size_t i = 0; i < n; i++) {
         tokenizer->specials[i] = (int32_t)order[i];
-        tokenizer->special_begin[(uint8_t)tokenizer->tokens[order[i]].text[0] + 1]++;
+        tokenizer->special_begin[(uint8_t)drllm_token_at(tokenizer, (int32_t)order[i]).text[0] + 1]++;
     }
     for (size_t byte = 0; byte < 256; byte++) {
         tokenizer->special_begin[byte + 1] += tokenizer->special_begin[byte];
@@ -397,7 +401,7 @@ int drllm_tokenizer_open(const struct drllm_gguf *gguf, const struct drllm_alloc
         status = read_settings(opened, gguf, error);
     }
     if (status == DRLLM_OK) {
-        status = collect_specials(opened, error);
+        status = drllm_tokenizer_collect_specials(opened, error);
     }
     if (status != DRLLM_OK) {
         drllm_tokenizer_close(opened);
@@ -414,9 +418,9 @@ void drllm_tokenizer_close(struct drllm_tokenizer *tokenizer) {
     const struct drllm_allocator allocator = tokenizer->allocator;
     drllm_release(&allocator, tokenizer->specials, tokenizer->n_specials, sizeof *tokenizer->specials);
     drllm_release(&allocator, tokenizer->special_ranks, tokenizer->n_specials, sizeof *tokenizer->special_ranks);
-    drllm_release(&allocator, tokenizer->pairs, tokenizer->n_pairs, sizeof *tokenizer->pairs);
-    drllm_release(&allocator, tokenizer->texts, tokenizer->n_texts, sizeof *tokenizer->texts);
-    drllm_release(&allocator, tokenizer->tokens, tokenizer->n_tokens, sizeof *tokenizer->tokens);
+    drllm_release(&allocator, tokenizer->made.pairs, tokenizer->n_pairs, sizeof *tokenizer->made.pairs);
+    drllm_release(&allocator, tokenizer->made.texts, tokenizer->n_texts, sizeof *tokenizer->made.texts);
+    drllm_release(&allocator, tokenizer->made.tokens, tokenizer->n_tokens, sizeof *tokenizer->made.tokens);
     drllm_release(&allocator, tokenizer, 1, sizeof *tokenizer);
 }
 
@@ -446,7 +450,7 @@ bool drllm_tokenizer_is_end(const struct drllm_tokenizer *tokenizer, int32_t tok
 }
 
 struct drllm_string drllm_tokenizer_token_text(const struct drllm_tokenizer *tokenizer, int32_t token) {
-    return (struct drllm_string){tokenizer->tokens[token].text, tokenizer->tokens[token].size};
+    return (struct drllm_string){drllm_token_at(tokenizer, token).text, tokenizer->tokens[token].size};
 }
 
 enum drllm_token_type drllm_tokenizer_token_type(const struct drllm_tokenizer *tokenizer, int32_t token) {
@@ -503,17 +507,17 @@ struct marks {
 
 /* specials[low .. high) agree with the text in their first `depth` bytes; narrow to those that go on with `byte`. */
 static void narrow(const struct drllm_tokenizer *tokenizer, size_t depth, uint8_t byte, size_t *low, size_t *high) {
-    const struct drllm_token *least = &tokenizer->tokens[tokenizer->specials[*low]];
-    const struct drllm_token *most = &tokenizer->tokens[tokenizer->specials[*high - 1]];
-    if (least->size > depth && (uint8_t)least->text[depth] == byte && (uint8_t)most->text[depth] == byte) {
+    const struct drllm_token least = drllm_token_at(tokenizer, tokenizer->specials[*low]);
+    const struct drllm_token most = drllm_token_at(tokenizer, tokenizer->specials[*high - 1]);
+    if (least.size > depth && (uint8_t)least.text[depth] == byte && (uint8_t)most.text[depth] == byte) {
         return; /* they are sorted, so all between go on alike */
     }
     for (int upper = 0; upper < 2; upper++) {
         size_t first = *low, last = *high;
         while (first < last) {
             const size_t middle = first + (last - first) / 2;
-            const struct drllm_token *token = &tokenizer->tokens[tokenizer->specials[middle]];
-            const int next = token->size > depth ? (uint8_t)token->text[depth] : -1;
+            const struct drllm_token token = drllm_token_at(tokenizer, tokenizer->specials[middle]);
+            const int next = token.size > depth ? (uint8_t)token.text[depth] : -1;
             if (next < byte + upper) {
                 first = middle + 1;
             } else {
@@ -530,8 +534,8 @@ static bool mark_specials_at(const struct drllm_tokenizer *tokenizer, const char
     size_t low = tokenizer->special_begin[byte], high = tokenizer->special_begin[byte + 1];
     for (size_t depth = 1; low < high; depth++) {
         /* The shortest is first; of equal texts the first counts. */
-        const struct drllm_token *token = &tokenizer->tokens[tokenizer->specials[low]];
-        if (token->size == depth && (all || token->type == DRLLM_TOKEN_USER_DEFINED)) {
+        const struct drllm_token token = drllm_token_at(tokenizer, tokenizer->specials[low]);
+        if (token.size == depth && (all || token.type == DRLLM_TOKEN_USER_DEFINED)) {
             void *memory = marks->marks;
             const size_t needed = marks->count < 16 ? 16 : marks->count + 1;
             if (marks->count == UINT32_MAX || !drllm_grow(&tokenizer->allocator, &memory, &marks->capacity, needed,
@@ -681,17 +685,17 @@ static int hex_digit(char c) {
 }
 
 /* <0xXX> */
-static bool read_byte_name(const struct drllm_token *token, char *byte) {
-    if (token->size != 6 || memcmp(token->text, "<0x", 3) != 0 || token->text[5] != '>') {
+static bool read_byte_name(struct drllm_token token, char *byte) {
+    if (token.size != 6 || memcmp(token.text, "<0x", 3) != 0 || token.text[5] != '>') {
         return false;
     }
-    const int high = hex_digit(token->text[3]), low = hex_digit(token->text[4]);
+    const int high = hex_digit(token.text[3]), low = hex_digit(token.text[4]);
     *byte = (char)(high * 16 + low);
     return high >= 0 && low >= 0;
 }
 
-static bool is_space_mark(const struct drllm_token *token, size_t at) {
-    return token->size - at >= 3 && memcmp(token->text + at, "\xE2\x96\x81", 3) == 0;
+static bool is_space_mark(struct drllm_token token, size_t at) {
+    return token.size - at >= 3 && memcmp(token.text + at, "\xE2\x96\x81", 3) == 0;
 }
 
 /* The byte that GPT-2 writes as the character at text[0 .. size). Returns how many bytes that character has; 0, and
@@ -720,30 +724,30 @@ static size_t read_byte_character(const char *text, size_t size, char *byte) {
 /* Writes the token's bytes to out, unless it is NULL; returns how many. skip: bytes of a normal token to leave out
  * in front. */
 static size_t write_piece(const struct drllm_tokenizer *tokenizer, int32_t id, bool special, size_t skip, char *out) {
-    const struct drllm_token *token = &tokenizer->tokens[id];
-    const bool hidden = token->type == DRLLM_TOKEN_CONTROL || token->type == DRLLM_TOKEN_UNKNOWN;
+    const struct drllm_token token = drllm_token_at(tokenizer, id);
+    const bool hidden = token.type == DRLLM_TOKEN_CONTROL || token.type == DRLLM_TOKEN_UNKNOWN;
     char byte = 0;
-    if (token->type == DRLLM_TOKEN_UNUSED || (hidden && !special)) {
+    if (token.type == DRLLM_TOKEN_UNUSED || (hidden && !special)) {
         return 0;
     }
-    if (token->type == DRLLM_TOKEN_BYTE && read_byte_name(token, &byte)) {
+    if (token.type == DRLLM_TOKEN_BYTE && read_byte_name(token, &byte)) {
         if (out != NULL) {
             *out = byte;
         }
         return 1;
     }
-    if (token->type != DRLLM_TOKEN_NORMAL) {
-        if (out != NULL && token->size > 0) {
-            memcpy(out, token->text, token->size);
+    if (token.type != DRLLM_TOKEN_NORMAL) {
+        if (out != NULL && token.size > 0) {
+            memcpy(out, token.text, token.size);
         }
-        return token->size;
+        return token.size;
     }
     size_t n = 0;
-    for (size_t at = 0; at < token->size; n++) {
+    for (size_t at = 0; at < token.size; n++) {
         size_t n_read = 0;
-        byte = token->text[at];
+        byte = token.text[at];
         if (tokenizer->is_bpe) {
-            n_read = read_byte_character(token->text + at, token->size - at, &byte);
+            n_read = read_byte_character(token.text + at, token.size - at, &byte);
         } else if (is_space_mark(token, at)) {
             byte = ' ';
             n_read = 3;
@@ -772,8 +776,8 @@ int drllm_tokenizer_token_bytes(const struct drllm_tokenizer *tokenizer, int32_t
 }
 
 /* True if the token's bytes begin with the space that encoding puts in front of a text. */
-static bool has_space_prefix(const struct drllm_token *token) {
-    return token->type == DRLLM_TOKEN_NORMAL && token->size > 0 && (token->text[0] == ' ' || is_space_mark(token, 0));
+static bool has_space_prefix(struct drllm_token token) {
+    return token.type == DRLLM_TOKEN_NORMAL && token.size > 0 && (token.text[0] == ' ' || is_space_mark(token, 0));
 }
 
 int drllm_tokenizer_decode(const struct drllm_tokenizer *tokenizer, const int32_t *tokens, size_t n_tokens,
@@ -788,8 +792,8 @@ int drllm_tokenizer_decode(const struct drllm_tokenizer *tokenizer, const int32_
         if (tokens[i] < 0 || (size_t)tokens[i] >= tokenizer->n_tokens) {
             return DRLLM_ERR_ARGUMENT;
         }
-        const struct drllm_token *token = &tokenizer->tokens[tokens[i]];
-        if (in_front && token->type != DRLLM_TOKEN_CONTROL) {
+        const struct drllm_token token = drllm_token_at(tokenizer, tokens[i]);
+        if (in_front && token.type != DRLLM_TOKEN_CONTROL) {
             in_front = false;
             with_space = has_space_prefix(token) ? i : n_tokens;
         }

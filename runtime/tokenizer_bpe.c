@@ -56,7 +56,7 @@ static const struct drllm_pair_slot *find_pair(const struct drllm_tokenizer *tok
 static bool insert_pair(struct drllm_tokenizer *tokenizer, struct drllm_pair_slot pair) {
     size_t at = pair_start(tokenizer, pair.left, pair.right);
     for (size_t probes = 0; probes < DRLLM_MOST_PROBES; probes++) {
-        struct drllm_pair_slot *slot = &tokenizer->pairs[at];
+        struct drllm_pair_slot *slot = &tokenizer->made.pairs[at];
         if (slot->left < 0) {
             *slot = pair;
             return true;
@@ -69,16 +69,16 @@ static bool insert_pair(struct drllm_tokenizer *tokenizer, struct drllm_pair_slo
     return false;
 }
 
-static bool is_joined(const struct drllm_token *token, struct drllm_string left, struct drllm_string right) {
-    return token->size == left.size + right.size && memcmp(token->text, left.data, left.size) == 0 &&
-           memcmp(token->text + left.size, right.data, right.size) == 0;
+static bool is_joined(struct drllm_token token, struct drllm_string left, struct drllm_string right) {
+    return token.size == left.size + right.size && memcmp(token.text, left.data, left.size) == 0 &&
+           memcmp(token.text + left.size, right.data, right.size) == 0;
 }
 
 static int32_t find_joined(const struct drllm_tokenizer *tokenizer, struct drllm_string left, struct drllm_string right,
                            int32_t guess) {
     /* Merges come in the order of the tokens they make, one or more for each. */
     for (int32_t id = guess; id <= guess + 1 && (size_t)id < tokenizer->n_tokens; id++) {
-        if (is_joined(&tokenizer->tokens[id], left, right)) {
+        if (is_joined(drllm_token_at(tokenizer, id), left, right)) {
             return id;
         }
     }
@@ -88,7 +88,7 @@ static int32_t find_joined(const struct drllm_tokenizer *tokenizer, struct drllm
     int32_t id = -1;
     do {
         id = drllm_tokenizer_probe(tokenizer, hash, &step);
-    } while (id >= 0 && !is_joined(&tokenizer->tokens[id], left, right));
+    } while (id >= 0 && !is_joined(drllm_token_at(tokenizer, id), left, right));
     return id;
 }
 
@@ -122,8 +122,8 @@ static bool split_merge(const struct drllm_tokenizer *tokenizer, struct drllm_st
 /* From a first id with the hash on, the id whose text it is. */
 static int32_t confirm(const struct drllm_tokenizer *tokenizer, int32_t id, uint64_t hash, size_t *step,
                        struct drllm_string text) {
-    while (id >= 0 &&
-           (tokenizer->tokens[id].size != text.size || memcmp(tokenizer->tokens[id].text, text.data, text.size) != 0)) {
+    while (id >= 0 && (tokenizer->tokens[id].size != text.size ||
+                       memcmp(drllm_token_at(tokenizer, id).text, text.data, text.size) != 0)) {
         id = drllm_tokenizer_probe(tokenizer, hash, step);
     }
     return id;
@@ -166,13 +166,13 @@ static int read_merges(struct drllm_tokenizer *tokenizer, const struct drllm_ggu
     if (merges->count > INT32_MAX) {
         return drllm_fail(error, DRLLM_ERR_FORMAT, "%s has %zu entries", key, merges->count);
     }
-    /* 60 % full; at least one slot stays free, which ends every search. */
-    tokenizer->n_pairs = merges->count + merges->count / 3 * 2 + 2;
-    tokenizer->pairs = drllm_allocate(&tokenizer->allocator, tokenizer->n_pairs, sizeof *tokenizer->pairs);
-    if (tokenizer->pairs == NULL) {
+    tokenizer->n_pairs = drllm_table_slots(merges->count);
+    struct drllm_pair_slot *pairs = drllm_allocate(&tokenizer->allocator, tokenizer->n_pairs, sizeof *pairs);
+    tokenizer->pairs = tokenizer->made.pairs = pairs;
+    if (pairs == NULL) {
         return drllm_fail(error, DRLLM_ERR_MEMORY, "no memory for %zu merges", merges->count);
     }
-    memset(tokenizer->pairs, 0xFF, tokenizer->n_pairs * sizeof *tokenizer->pairs);
+    memset(pairs, 0xFF, tokenizer->n_pairs * sizeof *pairs);
     struct merge some[MERGES_AT_A_TIME];
     struct drllm_string text;
     size_t n = 0, position = 0;
@@ -191,6 +191,16 @@ static int read_merges(struct drllm_tokenizer *tokenizer, const struct drllm_ggu
     return DRLLM_OK;
 }
 
+void drllm_bpe_find_bytes(struct drllm_tokenizer *tokenizer) {
+    tokenizer->has_all_bytes = true;
+    for (unsigned byte = 0; byte < 256; byte++) {
+        char text[2];
+        const size_t size = write_character(drllm_byte_character((uint8_t)byte), text);
+        tokenizer->byte_tokens[byte] = drllm_tokenizer_find(tokenizer, text, size);
+        tokenizer->has_all_bytes = tokenizer->has_all_bytes && tokenizer->byte_tokens[byte] >= 0;
+    }
+}
+
 int drllm_bpe_open(struct drllm_tokenizer *tokenizer, const struct drllm_gguf *gguf, struct drllm_error *error) {
     static const char key[] = "tokenizer.ggml.pre";
     struct drllm_string name = {"", 0};
@@ -202,13 +212,7 @@ int drllm_bpe_open(struct drllm_tokenizer *tokenizer, const struct drllm_gguf *g
                           name.size < 64 ? (int)name.size : 64, name.data, key);
     }
     tokenizer->whole_words = tokenizer->pretokenizer == DRLLM_PRETOKENIZE_LLAMA3;
-    tokenizer->has_all_bytes = true;
-    for (unsigned byte = 0; byte < 256; byte++) {
-        char text[2];
-        const size_t size = write_character(drllm_byte_character((uint8_t)byte), text);
-        tokenizer->byte_tokens[byte] = drllm_tokenizer_find(tokenizer, text, size);
-        tokenizer->has_all_bytes = tokenizer->has_all_bytes && tokenizer->byte_tokens[byte] >= 0;
-    }
+    drllm_bpe_find_bytes(tokenizer);
     return read_merges(tokenizer, gguf, error);
 }
 
@@ -226,17 +230,17 @@ static void look_up_pair(const void *context, struct drllm_symbol *left, const s
     }
 }
 
-static bool is_written_as(const struct drllm_token *token, struct drllm_string word) {
+static bool is_written_as(struct drllm_token token, struct drllm_string word) {
     size_t at = 0;
     for (size_t i = 0; i < word.size; i++) {
         char text[2];
         const size_t size = write_character(drllm_byte_character((uint8_t)word.data[i]), text);
-        if (token->size - at < size || memcmp(token->text + at, text, size) != 0) {
+        if (token.size - at < size || memcmp(token.text + at, text, size) != 0) {
             return false;
         }
         at += size;
     }
-    return at == token->size;
+    return at == token.size;
 }
 
 /* The token whose text is the whole word; -1 if there is none. */
@@ -253,7 +257,7 @@ static int32_t find_word(const struct drllm_tokenizer *tokenizer, struct drllm_s
     size_t step = 0;
     do {
         id = drllm_tokenizer_probe(tokenizer, hash, &step);
-    } while (id >= 0 && !is_written_as(&tokenizer->tokens[id], word));
+    } while (id >= 0 && !is_written_as(drllm_token_at(tokenizer, id), word));
     return id;
 }
 

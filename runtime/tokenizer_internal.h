@@ -4,6 +4,8 @@
 
 #include "runtime/tokenizer.h"
 
+#include <assert.h>
+
 /* The longest text for one call: positions are 32 bits, also when every space has become the three bytes of U+2581. */
 #define DRLLM_MOST_TEXT_BYTES ((size_t)1 << 30)
 
@@ -18,23 +20,27 @@ enum drllm_pretokenizer {
     DRLLM_PRETOKENIZE_LLAMA3
 };
 
-struct drllm_token {
-    const char *text; /* in the file */
-    uint32_t size;
-    uint8_t type; /* enum drllm_token_type */
+/* The tables that follow are made from a GGUF file, or lie ready in a packed one (packed_file.h), hence their sizes. */
+
+struct drllm_token_entry {
+    uint32_t at, size; /* of the text, in `bytes` */
+    uint32_t type;     /* enum drllm_token_type */
 };
+static_assert(sizeof(struct drllm_token_entry) == 12, "part of the packed file's format");
 
 /* Open addressing with linear probing; the slot is the hash's share of the table, so that any size will do. */
 struct drllm_text_slot {
     uint32_t hash;
     int32_t id; /* -1: free */
 };
+static_assert(sizeof(struct drllm_text_slot) == 8, "part of the packed file's format");
 
 struct drllm_pair_slot {
     int32_t left, right; /* left -1: free */
     int32_t merged;
     uint32_t rank; /* the lowest merges first */
 };
+static_assert(sizeof(struct drllm_pair_slot) == 16, "part of the packed file's format");
 
 struct drllm_tokenizer {
     struct drllm_allocator allocator;
@@ -49,13 +55,19 @@ struct drllm_tokenizer {
     uint32_t longest;          /* bytes of the longest token */
     int32_t byte_tokens[256];  /* -1: none */
 
-    struct drllm_token *tokens;
+    const char *bytes; /* the texts, in the file */
+    const struct drllm_token_entry *tokens;
     size_t n_tokens;
-    struct drllm_text_slot *texts;
+    const struct drllm_text_slot *texts;
     size_t n_texts;
-    struct drllm_pair_slot *pairs; /* BPE */
+    const struct drllm_pair_slot *pairs; /* BPE */
     size_t n_pairs;
     const uint8_t *scores; /* SentencePiece: float32 in the file, unaligned */
+    struct {
+        struct drllm_token_entry *tokens;
+        struct drllm_text_slot *texts;
+        struct drllm_pair_slot *pairs;
+    } made; /* the same tables where they are this tokenizer's own; NULL where they lie in the file */
 
     int32_t *specials;       /* control, user-defined and unknown tokens by their texts' bytes */
     uint32_t *special_ranks; /* their places among them, the longest first */
@@ -65,6 +77,19 @@ struct drllm_tokenizer {
     int32_t ends[64];
     size_t n_ends;
 };
+
+/* ---- Tokens ---- */
+
+struct drllm_token {
+    const char *text;
+    uint32_t size;
+    uint32_t type; /* enum drllm_token_type */
+};
+
+static inline struct drllm_token drllm_token_at(const struct drllm_tokenizer *tokenizer, int32_t id) {
+    const struct drllm_token_entry *entry = &tokenizer->tokens[id];
+    return (struct drllm_token){tokenizer->bytes + entry->at, entry->size, entry->type};
+}
 
 /* ---- Texts (tokenizer.c) ---- */
 
@@ -86,6 +111,9 @@ static inline uint64_t drllm_hash_text(uint64_t hash, const char *text, size_t s
 int32_t drllm_tokenizer_probe(const struct drllm_tokenizer *tokenizer, uint64_t hash, size_t *step);
 /* -1: no such token. */
 int32_t drllm_tokenizer_find(const struct drllm_tokenizer *tokenizer, const char *text, size_t size);
+
+/* Find the special tokens and put them in order; the last step of opening. Errors: MEMORY. */
+int drllm_tokenizer_collect_specials(struct drllm_tokenizer *tokenizer, struct drllm_error *error);
 
 /* GPT-2's printable character for a byte. */
 uint32_t drllm_byte_character(uint8_t byte);
@@ -154,6 +182,15 @@ bool drllm_splitter_next(struct drllm_splitter *splitter, struct drllm_string *w
 /* Read the kind's part of the metadata, once the texts can be found. */
 int drllm_bpe_open(struct drllm_tokenizer *tokenizer, const struct drllm_gguf *gguf, struct drllm_error *error);
 int drllm_spm_open(struct drllm_tokenizer *tokenizer, const struct drllm_gguf *gguf, struct drllm_error *error);
+/* Fill in byte_tokens and has_all_bytes, once the texts can be found. */
+void drllm_bpe_find_bytes(struct drllm_tokenizer *tokenizer);
+void drllm_spm_find_bytes(struct drllm_tokenizer *tokenizer);
+
+/* The sizes of the tables of texts and pairs for so many tokens or merges: 60 % full, and at least one slot stays free,
+ * which ends every search. */
+static inline size_t drllm_table_slots(size_t n) {
+    return n + n / 3 * 2 + 2;
+}
 
 /* Append the ids of a text without special tokens. False: no memory. */
 bool drllm_bpe_encode(const struct drllm_tokenizer *tokenizer, const char *text, size_t size, struct drllm_ids *ids);

@@ -8,6 +8,20 @@
 
 static const char space_mark[3] = {'\xE2', '\x96', '\x81'}; /* U+2581 */
 
+void drllm_spm_find_bytes(struct drllm_tokenizer *tokenizer) {
+    tokenizer->has_all_bytes = true;
+    for (unsigned byte = 0; byte < 256; byte++) {
+        static const char hex[] = "0123456789ABCDEF";
+        const char name[] = {'<', '0', 'x', hex[byte >> 4], hex[byte & 15], '>'}, raw = (char)byte;
+        int32_t token = drllm_tokenizer_find(tokenizer, name, sizeof name);
+        if (token < 0) {
+            token = drllm_tokenizer_find(tokenizer, &raw, 1);
+        }
+        tokenizer->byte_tokens[byte] = token;
+        tokenizer->has_all_bytes = tokenizer->has_all_bytes && token >= 0;
+    }
+}
+
 int drllm_spm_open(struct drllm_tokenizer *tokenizer, const struct drllm_gguf *gguf, struct drllm_error *error) {
     static const char key[] = "tokenizer.ggml.scores";
     const struct drllm_gguf_entry *scores = drllm_gguf_find(gguf, key);
@@ -20,17 +34,7 @@ int drllm_spm_open(struct drllm_tokenizer *tokenizer, const struct drllm_gguf *g
         return drllm_fail(error, DRLLM_ERR_FORMAT, "%s is not an array of %zu f32", key, tokenizer->n_tokens);
     }
     tokenizer->scores = scores->data;
-    tokenizer->has_all_bytes = true;
-    for (unsigned byte = 0; byte < 256; byte++) {
-        static const char hex[] = "0123456789ABCDEF";
-        const char name[] = {'<', '0', 'x', hex[byte >> 4], hex[byte & 15], '>'}, raw = (char)byte;
-        int32_t token = drllm_tokenizer_find(tokenizer, name, sizeof name);
-        if (token < 0) {
-            token = drllm_tokenizer_find(tokenizer, &raw, 1);
-        }
-        tokenizer->byte_tokens[byte] = token;
-        tokenizer->has_all_bytes = tokenizer->has_all_bytes && token >= 0;
-    }
+    drllm_spm_find_bytes(tokenizer);
     return DRLLM_OK;
 }
 

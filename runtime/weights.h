@@ -16,6 +16,9 @@ enum { DRLLM_MAX_CONVERSIONS = 16 };
 
 struct drllm_loader {
     struct drllm_model *model;
+    const struct drllm_gguf *gguf;
+    const unsigned char *data; /* all tensors' */
+    size_t data_size;
     struct drllm_threads *threads; /* NULL: inline */
     struct drllm_error *error;
     struct drllm_conversion conversions[DRLLM_MAX_CONVERSIONS];

@@ -28,7 +28,8 @@ void drllm_weights_dequantize_row(const struct drllm_source *source, size_t row,
 
 /* ---- Packing for our kernels ---- */
 
-enum { SMALL_BYTES = 1 << 20 };
+/* Of a mapped file, no more than a task's share for each thread is resident beside what is packed already. */
+enum { SMALL_BYTES = 1 << 20, TASK_BYTES = 1 << 20 };
 
 struct pack_job {
     const struct drllm_source *source;
@@ -41,6 +42,7 @@ struct pack_job {
     unsigned char *scratch;
     size_t scratch_bytes;
     size_t run_row_bytes;
+    void (*forget)(const void *data, size_t size); /* of the model's backing */
     atomic_bool bad_weights;
 };
 
@@ -88,6 +90,11 @@ static void pack_task(void *context, size_t worker, size_t index) {
     for (size_t panel = first; panel < end && job->scratch != NULL; panel++) {
         convert_panel(job, worker, panel);
     }
+    const size_t row = first * DRLLM_PANEL_ROWS;
+    const size_t end_row = end * DRLLM_PANEL_ROWS < job->source->rows ? end * DRLLM_PANEL_ROWS : job->source->rows;
+    if (job->forget != NULL && row < end_row) {
+        job->forget(job->source->data + row * job->source->row_bytes, (end_row - row) * job->source->row_bytes);
+    }
 }
 
 static int bad_weights(const struct drllm_loader *loader, const char *name) {
@@ -114,7 +121,10 @@ int drllm_weights_pack(struct drllm_loader *loader, const struct drllm_source *s
                            .packed = packed,
                            .panel_bytes = drllm_packed_bytes(run, DRLLM_PANEL_ROWS, source->cols),
                            .n_panels = (source->rows + DRLLM_PANEL_ROWS - 1) / DRLLM_PANEL_ROWS};
+    job.forget = model->backing.forget;
     job.panels_per_task = job.n_panels / (workers * 4) + 1;
+    const size_t most_panels = TASK_BYTES / (DRLLM_PANEL_ROWS * source->row_bytes) + 1;
+    job.panels_per_task = job.panels_per_task < most_panels ? job.panels_per_task : most_panels;
     if (source->stored != run) {
         job.run_row_bytes = run == DRLLM_FORMAT_Q8C ? source->cols : drllm_format_row_bytes(run, source->cols);
         job.scratch_bytes =

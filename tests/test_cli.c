@@ -18,8 +18,9 @@ static char no_chat[CLI_PATH_BYTES]; /* the same without a chat template */
 
 /* ---- Use ---- */
 
-static const char *const commands[] = {"run",      "chat",     "score",   "perplexity", "logits",  "bench", "inspect",
-                                       "tokenize", "quantize", "routers", "route",      "convert", "train", "eval"};
+static const char *const commands[] = {"run",     "chat",     "score",      "perplexity", "logits", "bench",
+                                       "inspect", "tokenize", "quantize",   "routers",    "route",  "convert",
+                                       "train",   "eval",     "synthesize", "pack"};
 
 static void test_help(void **state) {
     (void)state;

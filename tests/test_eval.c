@@ -250,7 +250,7 @@ static void test_block_influence(void **state) {
     params.compute = DRLLM_COMPUTE_F32;
     tiny_model_make(&reference, &options);
     assert_int_equal(drllm_model_open_path(deep, &params, &model, NULL), DRLLM_OK);
-    assert_int_equal(workers_open(&command, model, 1, 64, &workers), TOOL_OK);
+    assert_int_equal(workers_open(&command, model, 1, 64, DRLLM_KV_F16, &workers), TOOL_OK);
     tiny_random_tokens(3, tokens, COUNT(tokens), options.n_vocab);
     add_plain_influences(&reference, tokens, 5, plain);
     add_plain_influences(&reference, tokens + 5, 1, plain);
@@ -296,7 +296,7 @@ static void test_static_search(void **state) {
     struct workers workers;
     (void)state;
     assert_int_equal(drllm_model_open_path(deep, NULL, &model, NULL), DRLLM_OK);
-    assert_int_equal(workers_open(&command, model, 1, 512, &workers), TOOL_OK);
+    assert_int_equal(workers_open(&command, model, 1, 512, DRLLM_KV_F16, &workers), TOOL_OK);
     read_questions(model, task_a, &questions);
     const struct question *list[N_A];
     for (size_t i = 0; i < N_A; i++) {

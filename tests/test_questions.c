@@ -405,7 +405,7 @@ static void test_workers(void **state) {
     struct drllm_model *model = open_tiny();
     for (size_t n = 1; n <= N_WORKERS; n++) {
         struct workers workers;
-        assert_int_equal(workers_open(&command, model, n, 16, &workers), TOOL_OK);
+        assert_int_equal(workers_open(&command, model, n, 16, DRLLM_KV_F16, &workers), TOOL_OK);
         assert_true(workers.count >= 1 && workers.count <= n); /* one where there are no threads */
         assert_int_equal(workers_run(&workers, count_task, &job, 0), DRLLM_OK);
         for (int again = 0; again < 2; again++) {
@@ -433,11 +433,12 @@ static void test_workers(void **state) {
         workers_release(&workers);
     }
     struct workers workers;
-    assert_int_equal(workers_open(&command, model, 0, 16, &workers), TOOL_OK);
+    assert_int_equal(workers_open(&command, model, 0, 16, DRLLM_KV_F16, &workers), TOOL_OK);
     assert_true(workers.count >= 1);
     workers_release(&workers);
     keep_messages();
-    const int code = workers_open(&command, model, 1 << 20, 16, &workers); /* more threads than a pool takes */
+    const int code =
+        workers_open(&command, model, 1 << 20, 16, DRLLM_KV_F16, &workers); /* more threads than a pool takes */
     free(kept_messages());
     assert_int_equal(code, workers.threads != NULL ? TOOL_OK : TOOL_FAILED);
     workers_release(&workers);

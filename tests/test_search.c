@@ -473,7 +473,7 @@ static void test_evaluator(void **state) {
     assert_non_null(reusing);
     assert_non_null(plain);
     open_rig(&rig, DRLLM_FORMAT_Q4_1, DRLLM_COMPUTE_EXACT, false);
-    assert_int_equal(workers_open(&command, rig.model, 3, CONTEXT, &workers), TOOL_OK);
+    assert_int_equal(workers_open(&command, rig.model, 3, CONTEXT, DRLLM_KV_F16, &workers), TOOL_OK);
     evaluator_open(reusing, &command, &workers, &asked->group, N_LAYERS);
     evaluator_open(plain, &command, &workers, &asked->group, N_LAYERS);
     plain->no_reuse = true;

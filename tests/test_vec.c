@@ -196,6 +196,29 @@ static void test_silu_mul(void **state) {
     }
 }
 
+/* Lengths around a vector and around a run; then against double. */
+static void test_sum_exp(void **state) {
+    static const size_t counts[] = {1, 7, 8, 9, 31, 1023, 1024, 1025, 2048, 2053, 5000};
+    const struct drllm_vec_ops *vec = supported(state);
+    uint64_t random = 17;
+    for (size_t i = 0; i < LENGTH(counts); i++) {
+        const size_t n = counts[i];
+        float *x = random_values(&random, ORDINARY, n);
+        x[n / 2] -= 200.0f;
+        float max, expected_max;
+        double exact = 0.0;
+        const double sum = vec->sum_exp(x, n, &max);
+        assert_true(sum == portable()->sum_exp(x, n, &expected_max));
+        assert_true(max == expected_max);
+        for (size_t j = 0; j < n; j++) {
+            assert_true(x[j] <= max);
+            exact += exp((double)x[j] - (double)max);
+        }
+        assert_true(fabs(sum - exact) <= exact * (1024.0 / 8.0 + 8.0) * 0x1p-24);
+        free(x);
+    }
+}
+
 static void test_to_f16(void **state) {
     const struct drllm_vec_ops *vec = supported(state);
     struct drllm_fence at_x = DRLLM_FENCE_INIT;
@@ -374,16 +397,22 @@ static void test_quantize_not_finite(void **state) {
 
 struct attention_case {
     size_t n_rows, n_keys, head_dim;
-    size_t extra; /* between rows and between blocks */
+    size_t extra; /* between rows, and groups between blocks */
 };
 
 static const struct attention_case attention_cases[] = {
-    {1, 8, 8, 0},   {1, 72, 64, 8},  {1, 16, 16, 0}, {1, 24, 32, 1}, {1, 64, 64, 0},  {1, 200, 128, 16},
-    {2, 8, 64, 0},  {2, 32, 24, 3},  {2, 40, 64, 0}, {3, 8, 64, 1},  {3, 24, 64, 8},  {3, 56, 40, 0},
-    {4, 16, 64, 0}, {4, 24, 80, 8},  {5, 8, 8, 0},   {5, 24, 72, 5}, {6, 16, 64, 8},  {6, 40, 136, 0},
-    {7, 24, 64, 1}, {8, 32, 96, 0},  {9, 8, 8, 8},   {9, 24, 64, 0}, {9, 136, 64, 7}, {12, 24, 64, 0},
-    {13, 8, 16, 1}, {17, 16, 24, 8},
+    {1, 8, 8, 0},   {1, 72, 64, 8},  {1, 16, 16, 0}, {1, 24, 32, 1},  {1, 64, 64, 0},  {1, 200, 128, 16},
+    {2, 8, 64, 0},  {2, 32, 24, 3},  {2, 40, 64, 0}, {3, 8, 64, 1},   {3, 24, 64, 8},  {3, 56, 40, 0},
+    {4, 16, 64, 0}, {4, 24, 96, 8},  {5, 8, 8, 0},   {5, 24, 160, 5}, {6, 16, 64, 8},  {6, 40, 136, 0},
+    {7, 24, 64, 1}, {8, 32, 96, 0},  {9, 8, 8, 8},   {9, 24, 64, 0},  {9, 136, 64, 7}, {12, 24, 64, 0},
+    {13, 8, 16, 1}, {17, 16, 32, 8},
 };
+
+static const enum drllm_format kv_formats[] = {DRLLM_FORMAT_F32, DRLLM_FORMAT_F16, DRLLM_FORMAT_Q8_0};
+
+static bool suits(enum drllm_format format, size_t head_dim) {
+    return format != DRLLM_FORMAT_Q8_0 || head_dim % DRLLM_GROUP == 0;
+}
 
 /* Rows of `width` floats, `stride` apart, without what would follow the last. */
 static size_t spread(size_t n_rows, size_t stride, size_t width) {
@@ -400,154 +429,255 @@ static void check_rows(const char *function, const float *got, const float *expe
     }
 }
 
-static void check_scores(const struct drllm_vec_ops *vec, const struct attention_case *size, enum contents contents,
-                         struct drllm_fence fences[4]) {
-    const size_t n_blocks = size->n_keys / 8;
-    const size_t ldq = size->head_dim + size->extra;
-    const size_t lds = size->n_keys + size->extra;
-    const size_t block_stride = size->head_dim * 8 + size->extra * 8;
-    const size_t n_q = spread(size->n_rows, ldq, size->head_dim);
-    const size_t n_k = spread(n_blocks, block_stride, size->head_dim * 8);
-    const size_t n_s = spread(size->n_rows, lds, size->n_keys);
-    uint64_t random = size->n_rows + size->n_keys + contents;
-    float *q = random_values(&random, contents, n_q);
-    uint16_t *k = random_halves(&random, contents, n_k);
-    float *expected = drllm_fence_place(&fences[3], n_s * sizeof *expected, DRLLM_FENCE_BEHIND);
-    portable()->attention_scores(q, ldq, size->n_rows, k, block_stride, n_blocks, size->head_dim, expected, lds);
-    for (size_t i = 0; i < LENGTH(sides); i++) {
-        const float *at_q = drllm_fence_copy(&fences[0], q, n_q * sizeof *q, sides[i]);
-        const uint16_t *at_k = drllm_fence_copy(&fences[1], k, n_k * sizeof *k, sides[i]);
-        float *s = drllm_fence_place(&fences[2], n_s * sizeof *s, sides[i]);
-        vec->attention_scores(at_q, ldq, size->n_rows, at_k, block_stride, n_blocks, size->head_dim, s, lds);
-        check_rows("attention_scores", s, expected, size->n_rows, lds, size->n_keys);
-        drllm_fence_check(&fences[2]);
+/* Blocks of keys or values with a gap between them. */
+struct blocks {
+    enum drllm_format format;
+    size_t stride, n_bytes; /* bytes */
+    unsigned char *data;
+};
+
+static struct blocks random_blocks(uint64_t *random, enum drllm_format format, enum contents contents,
+                                   const struct attention_case *size, size_t n_blocks) {
+    const size_t bytes = drllm_kv_block_bytes(format, size->head_dim);
+    struct blocks blocks = {.format = format, .stride = bytes + size->extra * 16};
+    blocks.n_bytes = spread(n_blocks, blocks.stride, bytes);
+    blocks.data = calloc(n_blocks, blocks.stride);
+    assert_non_null(blocks.data);
+    for (size_t b = 0; b < n_blocks; b++) {
+        unsigned char *block = blocks.data + b * blocks.stride;
+        const size_t n = size->head_dim * DRLLM_KV_BLOCK;
+        const size_t n_halves = format == DRLLM_FORMAT_F16 ? n : n / DRLLM_GROUP;
+        if (format == DRLLM_FORMAT_F32) {
+            float *values = random_values(random, contents, n);
+            memcpy(block, values, bytes);
+            free(values);
+            continue;
+        }
+        for (size_t i = 0; i < n && format == DRLLM_FORMAT_Q8_0; i++) {
+            block[i] = (unsigned char)drllm_random(random);
+        }
+        uint16_t *halves = random_halves(random, contents, n_halves);
+        memcpy(format == DRLLM_FORMAT_F16 ? block : block + drllm_kv_scales(size->head_dim), halves,
+               n_halves * sizeof *halves);
+        free(halves);
     }
-    free(q);
-    free(k);
+    return blocks;
 }
 
-static void check_sums(const struct drllm_vec_ops *vec, const struct attention_case *size, size_t n_keys,
-                       enum contents contents, struct drllm_fence fences[5]) {
+enum { N_ATTENTION_FENCES = 6 };
+
+static void check_scores(const struct drllm_vec_ops *vec, enum drllm_format format, const struct attention_case *size,
+                         enum contents contents, struct drllm_fence fences[N_ATTENTION_FENCES]) {
+    const size_t dim = size->head_dim;
+    const size_t n_blocks = size->n_keys / 8;
+    const size_t ldq = dim + size->extra;
+    const size_t lds = size->n_keys + size->extra;
+    const size_t n_q = spread(size->n_rows, ldq, dim);
+    const size_t n_s = spread(size->n_rows, lds, size->n_keys);
+    const size_t n_k = n_blocks * 8 * dim;
+    uint64_t random = size->n_rows + size->n_keys + contents;
+    float *q = random_values(&random, contents, n_q);
+    const struct blocks k = random_blocks(&random, format, contents, size, n_blocks);
+    float *expected = drllm_fence_place(&fences[3], n_s * sizeof *expected, DRLLM_FENCE_BEHIND);
+    portable()->attention->scores(format, q, ldq, size->n_rows, k.data, k.stride, n_blocks, dim, expected, lds);
+    for (size_t i = 0; i < LENGTH(sides); i++) {
+        const float *at_q = drllm_fence_copy(&fences[0], q, n_q * sizeof *q, sides[i]);
+        const void *at_k = drllm_fence_copy(&fences[1], k.data, k.n_bytes, sides[i]);
+        float *s = drllm_fence_place(&fences[2], n_s * sizeof *s, sides[i]);
+        vec->attention->scores(format, at_q, ldq, size->n_rows, at_k, k.stride, n_blocks, dim, s, lds);
+        check_rows("scores", s, expected, size->n_rows, lds, size->n_keys);
+        drllm_fence_check(&fences[2]);
+        if (format == DRLLM_FORMAT_F32) {
+            continue;
+        }
+        /* Expanded keys give the same scores. */
+        float *expanded = drllm_fence_place(&fences[4], n_k * sizeof *expanded, sides[i]);
+        vec->attention->expand_keys(format, at_k, k.stride, n_blocks, dim, expanded);
+        drllm_fence_check(&fences[4]);
+        s = drllm_fence_place(&fences[2], n_s * sizeof *s, sides[i]);
+        vec->attention->scores(DRLLM_FORMAT_F32, at_q, ldq, size->n_rows, expanded, dim * 8 * sizeof(float), n_blocks,
+                               dim, s, lds);
+        check_rows("scores of expanded keys", s, expected, size->n_rows, lds, size->n_keys);
+    }
+    free(q);
+    free(k.data);
+}
+
+static void check_sums(const struct drllm_vec_ops *vec, enum drllm_format format, const struct attention_case *size,
+                       size_t n_keys, enum contents contents, struct drllm_fence fences[N_ATTENTION_FENCES]) {
+    const size_t dim = size->head_dim;
+    const size_t n_blocks = (n_keys + 7) / 8;
     const size_t ldp = n_keys + size->extra;
-    const size_t ldo = size->head_dim + size->extra;
-    const size_t v_stride = size->head_dim + size->extra * 8;
+    const size_t ldo = dim + size->extra;
     const size_t n_p = spread(size->n_rows, ldp, n_keys);
-    const size_t n_v = spread(n_keys, v_stride, size->head_dim);
-    const size_t n_o = spread(size->n_rows, ldo, size->head_dim);
+    const size_t n_o = spread(size->n_rows, ldo, dim);
+    const size_t n_v = n_blocks * 8 * dim;
     uint64_t random = size->n_rows + n_keys + contents;
     float *p = random_values(&random, contents, n_p);
-    uint16_t *v = random_halves(&random, contents, n_v);
-    float *inverse = random_values(&random, ORDINARY, size->n_rows);
+    const struct blocks v = random_blocks(&random, format, contents, size, n_blocks);
+    float *factor = random_values(&random, ORDINARY, size->n_rows);
+    float *start = random_values(&random, contents, n_o);
+    for (size_t r = 0; r + 1 < size->n_rows; r++) {
+        memset(start + r * ldo + dim, 0xFF, size->extra * sizeof *start);
+    }
     float *expected = drllm_fence_place(&fences[4], n_o * sizeof *expected, DRLLM_FENCE_BEHIND);
-    portable()->attention_values(p, ldp, size->n_rows, v, v_stride, n_keys, size->head_dim, inverse, expected, ldo);
+    memcpy(expected, start, n_o * sizeof *start);
+    portable()->attention->values(format, p, ldp, size->n_rows, v.data, v.stride, n_keys, dim, factor, expected, ldo);
     for (size_t i = 0; i < LENGTH(sides); i++) {
         const float *at_p = drllm_fence_copy(&fences[0], p, n_p * sizeof *p, sides[i]);
-        const uint16_t *at_v = drllm_fence_copy(&fences[1], v, n_v * sizeof *v, sides[i]);
-        const float *at_inverse = drllm_fence_copy(&fences[2], inverse, size->n_rows * sizeof *inverse, sides[i]);
-        float *o = drllm_fence_place(&fences[3], n_o * sizeof *o, sides[i]);
-        vec->attention_values(at_p, ldp, size->n_rows, at_v, v_stride, n_keys, size->head_dim, at_inverse, o, ldo);
-        check_rows("attention_values", o, expected, size->n_rows, ldo, size->head_dim);
+        const void *at_v = drllm_fence_copy(&fences[1], v.data, v.n_bytes, sides[i]);
+        const float *at_factor = drllm_fence_copy(&fences[2], factor, size->n_rows * sizeof *factor, sides[i]);
+        float *o = copy_floats(&fences[3], start, n_o, sides[i]);
+        vec->attention->values(format, at_p, ldp, size->n_rows, at_v, v.stride, n_keys, dim, at_factor, o, ldo);
+        check_rows("values", o, expected, size->n_rows, ldo, dim);
         drllm_fence_check(&fences[3]);
+        if (format == DRLLM_FORMAT_F32) {
+            continue;
+        }
+        float *expanded = drllm_fence_place(&fences[5], n_v * sizeof *expanded, sides[i]);
+        vec->attention->expand_values(format, at_v, v.stride, n_blocks, dim, expanded);
+        drllm_fence_check(&fences[5]);
+        o = copy_floats(&fences[3], start, n_o, sides[i]);
+        vec->attention->values(DRLLM_FORMAT_F32, at_p, ldp, size->n_rows, expanded, dim * 8 * sizeof(float), n_keys,
+                               dim, at_factor, o, ldo);
+        check_rows("sums of expanded values", o, expected, size->n_rows, ldo, dim);
     }
     free(p);
-    free(v);
-    free(inverse);
+    free(v.data);
+    free(factor);
+    free(start);
+}
+
+static void free_fences(struct drllm_fence *fences, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        drllm_fence_free(&fences[i]);
+    }
 }
 
 static void test_attention(void **state) {
     const struct drllm_vec_ops *vec = supported(state);
-    struct drllm_fence fences[5] = {DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT,
-                                    DRLLM_FENCE_INIT};
-    for (size_t i = 0; i < LENGTH(attention_cases); i++) {
-        for (enum contents contents = ORDINARY; contents < N_CONTENTS; contents++) {
-            const struct attention_case *size = &attention_cases[i];
-            check_scores(vec, size, contents, fences);
-            check_sums(vec, size, size->n_keys, contents, fences);
-            check_sums(vec, size, size->n_keys - 5, contents, fences);
+    struct drllm_fence fences[N_ATTENTION_FENCES] = {DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT,
+                                                     DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT};
+    for (size_t i = 0; i < LENGTH(attention_cases) * LENGTH(kv_formats); i++) {
+        const struct attention_case *size = &attention_cases[i / LENGTH(kv_formats)];
+        const enum drllm_format format = kv_formats[i % LENGTH(kv_formats)];
+        for (enum contents contents = ORDINARY; contents < N_CONTENTS && suits(format, size->head_dim); contents++) {
+            check_scores(vec, format, size, contents, fences);
+            check_sums(vec, format, size, size->n_keys, contents, fences);
+            check_sums(vec, format, size, size->n_keys - 5, contents, fences);
         }
     }
-    for (size_t i = 0; i < LENGTH(fences); i++) {
-        drllm_fence_free(&fences[i]);
-    }
+    free_fences(fences, LENGTH(fences));
 }
 
 /* Few and many rows by few and many keys: every tile that a backend may have. */
 static void test_attention_shapes(void **state) {
     const struct drllm_vec_ops *vec = supported(state);
-    struct drllm_fence fences[5] = {DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT,
-                                    DRLLM_FENCE_INIT};
-    for (size_t n_rows = 1; n_rows <= 9; n_rows++) {
-        for (size_t n_blocks = 1; n_blocks <= 10; n_blocks++) {
-            const struct attention_case size = {n_rows, n_blocks * 8, n_blocks * 8, n_rows % 3};
-            check_scores(vec, &size, ORDINARY, fences);
-            check_sums(vec, &size, n_rows, ORDINARY, fences);
+    struct drllm_fence fences[N_ATTENTION_FENCES] = {DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT,
+                                                     DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT};
+    for (size_t i = 0; i < LENGTH(kv_formats); i++) {
+        const size_t step = kv_formats[i] == DRLLM_FORMAT_Q8_0 ? DRLLM_GROUP : 8;
+        for (size_t n_rows = 1; n_rows <= 9; n_rows++) {
+            for (size_t n_blocks = 1; n_blocks <= 10; n_blocks++) {
+                const struct attention_case size = {n_rows, n_blocks * 8, n_blocks * step, n_rows % 3};
+                check_scores(vec, kv_formats[i], &size, ORDINARY, fences);
+                check_sums(vec, kv_formats[i], &size, n_rows, ORDINARY, fences);
+            }
         }
     }
-    /* The scores' rows may have any length. */
-    for (size_t head_dim = 1; head_dim < 8; head_dim++) {
-        const struct attention_case size = {head_dim, 24, head_dim, 0};
-        check_scores(vec, &size, ORDINARY, fences);
+    free_fences(fences, LENGTH(fences));
+}
+
+/* n_rows rows through two tiles, of n and of 8 scores, against the portable function. */
+static void check_softmax(const struct drllm_vec_ops *vec, size_t n_rows, size_t n, float width, uint64_t seed,
+                          enum drllm_fence_side side, struct drllm_fence *at_s) {
+    enum { MAX_ROWS = 20 };
+    const size_t lds = n + seed % 3;
+    uint64_t random = seed;
+    float max[2][MAX_ROWS], sum[2][MAX_ROWS] = {{0}}, factor[2][MAX_ROWS];
+    double total[MAX_ROWS] = {0};
+    for (size_t r = 0; r < n_rows; r++) {
+        max[0][r] = max[1][r] = -INFINITY;
     }
-    for (size_t i = 0; i < LENGTH(fences); i++) {
-        drllm_fence_free(&fences[i]);
+    for (size_t tile = 0; tile < 2; tile++, n = 8) {
+        const size_t n_s = spread(n_rows, lds, n);
+        float *start = random_values(&random, ORDINARY, n_s);
+        for (size_t j = 0; j < n_s; j++) {
+            start[j] = seed % 4 == 0 && drllm_random(&random) % 3 == 0 ? -INFINITY : start[j] * width;
+        }
+        for (size_t r = 0; r < n_rows && tile == 0; r++) {
+            start[r * lds + drllm_random(&random) % n] = -width / 3.0f; /* one is finite */
+        }
+        for (size_t j = 0; j < n && tile == 1; j++) {
+            start[j] = -INFINITY; /* a row without keys in the second tile */
+        }
+        float *expected = random_values(&random, ORDINARY, n_s);
+        memcpy(expected, start, n_s * sizeof *start);
+        const float before = sum[0][0];
+        portable()->attention->softmax(expected, lds, n_rows, n, max[0], sum[0], factor[0]);
+        float *s = copy_floats(at_s, start, n_s, side);
+        vec->attention->softmax(s, lds, n_rows, n, max[1], sum[1], factor[1]);
+        drllm_fence_check(at_s);
+        check_same("softmax", s, expected, n_s, n);
+        check_same("sum", sum[1], sum[0], n_rows, n);
+        check_same("factor", factor[1], factor[0], n_rows, n);
+        assert_true(tile == 0 ? factor[0][0] == 0.0f : factor[0][0] == 1.0f && sum[0][0] == before);
+        for (size_t r = 0; r < n_rows; r++) {
+            assert_true(max[1][r] == max[0][r]); /* the sign of zero is open */
+            total[r] *= (double)factor[1][r];
+            for (size_t j = 0; j < n; j++) {
+                const float weight = s[r * lds + j];
+                total[r] += (double)weight;
+                assert_true(weight >= 0.0f && weight <= 1.0f);
+                assert_true(start[r * lds + j] != -INFINITY || drllm_f32_to_bits(weight) == 0);
+            }
+            assert_true(fabs(total[r] / (double)sum[1][r] - 1.0) <= (double)(lds + 16) * 0x1p-24);
+        }
+        free(start);
+        free(expected);
     }
 }
 
 static void test_softmax(void **state) {
     static const float spreads[] = {0.0f, 1.0f, 10.0f, 90.0f, 1000.0f, 1e30f};
+    static const size_t rows[] = {1, 3, 8, 19};
     const struct drllm_vec_ops *vec = supported(state);
     struct drllm_fence at_s = DRLLM_FENCE_INIT;
     for (size_t i = 0; i < 40 * LENGTH(spreads) * LENGTH(sides); i++) {
-        const size_t n = 8 + i % 40 * 8;
-        const float width = spreads[i / 40 % LENGTH(spreads)];
-        const float scale = i % 3 == 0 ? 1.0f : 0.125f;
-        uint64_t random = i;
-        float *start = random_values(&random, ORDINARY, n);
-        float *expected = random_values(&random, ORDINARY, n);
-        for (size_t j = 0; j < n; j++) {
-            start[j] *= width;
-            if (i % 4 == 0 && drllm_random(&random) % 3 == 0) {
-                start[j] = -INFINITY;
-            }
-        }
-        start[drllm_random(&random) % n] = -width / 3.0f; /* one is finite */
-        memcpy(expected, start, n * sizeof *start);
-        const float expected_sum = portable()->softmax_exp(expected, n, scale);
-        float *s = copy_floats(&at_s, start, n, sides[i / 40 / LENGTH(spreads)]);
-        const float sum = vec->softmax_exp(s, n, scale);
-        drllm_fence_check(&at_s);
-        check_same("softmax_exp", s, expected, n, n);
-        assert_true(sum == expected_sum);
-        double total = 0.0;
-        for (size_t j = 0; j < n; j++) {
-            total += (double)s[j] / (double)sum;
-            assert_true(s[j] >= 0.0f && s[j] <= 1.0f);
-            assert_true(start[j] != -INFINITY || drllm_f32_to_bits(s[j]) == 0);
-        }
-        assert_true(fabs(total - 1.0) <= (double)n * 0x1p-24);
-        free(start);
-        free(expected);
+        check_softmax(vec, rows[i % LENGTH(rows)], 8 + i % 40 * 8, spreads[i / 40 % LENGTH(spreads)], i,
+                      sides[i / 40 / LENGTH(spreads)], &at_s);
     }
     drllm_fence_free(&at_s);
 }
 
-/* Every lane's exponential is drllm_expf: with 0 as the largest value, softmax_exp leaves exp(x). */
-static void test_exp_lanes(void **state) {
+/* Every lane's weight is drllm_exp2f, and so is every row's factor. */
+static void test_exp2_lanes(void **state) {
     enum { N = 1024 };
     const struct drllm_vec_ops *vec = supported(state);
     static float s[N], expected[N];
-    static const float edges[] = {0.0f, -0.0f, -87.3f, -87.29999f, -87.30001f, -INFINITY, -0x1p-149f, -FLT_MAX};
-    const float step = drllm_test_is_fast() ? 0x1.01p-10f : 0x1.01p-13f;
-    const int n_parts = (int)(100.0f / (step * N)) + 1;
+    static const float edges[] = {0.0f,    -0.0f,   -126.5f,   -126.49999f, -126.50001f,
+                                  -126.0f, -127.0f, -INFINITY, -0x1p-149f,  -FLT_MAX};
+    const float step = drllm_test_is_fast() ? 0x1.01p-9f : 0x1.01p-12f;
+    const int n_parts = (int)(140.0f / (step * N)) + 1;
     for (int part = 0; part < n_parts; part++) {
         for (size_t i = 0; i < N; i++) {
-            const float x = -100.0f + step * (float)((size_t)part * N + i);
+            const float x = -140.0f + step * (float)((size_t)part * N + i);
             const size_t edge = i - (N - LENGTH(edges)); /* in the last places */
             s[i] = edge < LENGTH(edges) ? edges[edge] : fminf(x, 0.0f);
-            expected[i] = drllm_expf(s[i]);
+            expected[i] = drllm_exp2f(s[i]);
         }
-        (void)vec->softmax_exp(s, N, 1.0f);
-        check_same("softmax_exp", s, expected, N, N);
+        float max[9], sum[9] = {0}, factor[9];
+        float zeros[9 * 8] = {0};
+        for (size_t r = 0; r < 9; r++) {
+            max[r] = s[r * 8 + (size_t)part % 8];
+        }
+        vec->attention->softmax(zeros, 8, 9, 8, max, sum, factor);
+        for (size_t r = 0; r < 9; r++) {
+            check_same("factor", &factor[r], &expected[r * 8 + (size_t)part % 8], 1, r);
+        }
+        float zero = 0.0f, sum_of_all = 0.0f;
+        vec->attention->softmax(s, N, 1, N, &zero, &sum_of_all, factor);
+        check_same("softmax", s, expected, N, N);
     }
 }
 
@@ -583,6 +713,26 @@ static void test_expf(void **state) {
     assert_true(isfinite(most));
     for (size_t i = 0; i < LENGTH(above); i++) {
         assert_true(drllm_expf(above[i]) == most);
+    }
+}
+
+static void test_exp2f(void **state) {
+    (void)state;
+    const uint32_t step = drllm_test_is_fast() ? 9973 : 997;
+    for (uint32_t bits = 0x80000000u; drllm_bits_to_f32(bits) > -125.4f; bits += step) {
+        const float x = drllm_bits_to_f32(bits);
+        const double exact = exp2((double)x);
+        int exponent;
+        (void)frexp(exact, &exponent);
+        const double error = fabs((double)drllm_exp2f(x) - exact) / ldexp(1.0, exponent - 24);
+        if (!(error <= 2.0)) {
+            fail_msg("exp2(%a) is off by %g units", (double)x, error);
+        }
+    }
+    assert_true(drllm_exp2f(0.0f) == 1.0f && drllm_exp2f(-0.0f) == 1.0f && drllm_exp2f(-126.0f) == 0x1p-126f);
+    static const float below[] = {-126.6f, -127.0f, -128.0f, -1e4f, -FLT_MAX, -INFINITY, NAN};
+    for (size_t i = 0; i < LENGTH(below); i++) {
+        assert_int_equal(drllm_f32_to_bits(drllm_exp2f(below[i])), 0);
     }
 }
 
@@ -638,122 +788,107 @@ static void test_portable_rows(void **state) {
 
 static void test_portable_softmax(void **state) {
     (void)state;
-    enum { N = 96 };
+    enum { N = 96, TILE = 24 };
     uint64_t random = 6;
     float *x = random_values(&random, ORDINARY, N);
-    float s[N];
-    memcpy(s, x, sizeof s);
-    const float sum = portable()->softmax_exp(s, N, 0.7f);
-    double total = 0.0;
-    double max = -INFINITY;
+    float max = -INFINITY, sum = 0.0f, factor;
+    double exact_max = -INFINITY, total = 0.0;
     for (size_t i = 0; i < N; i++) {
-        max = x[i] * 0.7f > (float)max ? (double)(x[i] * 0.7f) : max;
+        exact_max = x[i] > (float)exact_max ? (double)x[i] : exact_max;
     }
     for (size_t i = 0; i < N; i++) {
-        const double exact = exp((double)x[i] * (double)0.7f - max);
-        total += exact;
-        assert_close("softmax_exp", s[i], exact, exact * 32.0 * 0x1p-24);
+        total += exp2((double)x[i] - exact_max);
     }
-    assert_close("softmax_exp", sum, total, total * 40.0 * 0x1p-24);
+    for (size_t i = 0; i < N; i += TILE) {
+        float s[TILE];
+        memcpy(s, x + i, sizeof s);
+        portable()->attention->softmax(s, TILE, 1, TILE, &max, &sum, &factor);
+        for (size_t j = 0; j < TILE; j++) {
+            const double exact = exp2((double)x[i + j] - (double)max);
+            assert_close("softmax", s[j], exact, exact * 16.0 * 0x1p-24);
+        }
+    }
+    assert_true(max == (float)exact_max);
+    assert_close("softmax", sum, total, total * 40.0 * 0x1p-24);
     free(x);
 }
 
-/* Scores and outputs, F16 (is_f32 false) or F32. */
-static void check_attention_values(const struct attention_case *size, bool is_f32) {
+static float stored_f16(const unsigned char *data, size_t i) {
+    uint16_t half;
+    memcpy(&half, data + i * sizeof half, sizeof half);
+    return drllm_f16_to_f32(half);
+}
+
+/* Element (position j, dimension d) of blocks of keys or values, by the definition in kv_block.h. */
+static double stored(const struct blocks *blocks, bool is_key, size_t head_dim, size_t j, size_t d) {
+    const unsigned char *block = blocks->data + j / 8 * blocks->stride;
+    const size_t i = is_key ? d * 8 + j % 8 : j % 8 * head_dim + d;
+    float value;
+    if (blocks->format == DRLLM_FORMAT_F32) {
+        memcpy(&value, block + i * sizeof value, sizeof value);
+        return (double)value;
+    }
+    if (blocks->format == DRLLM_FORMAT_F16) {
+        return (double)stored_f16(block, i);
+    }
+    const size_t n_groups = head_dim / DRLLM_GROUP;
+    const size_t scale = is_key ? d / DRLLM_GROUP * 8 + j % 8 : j % 8 * n_groups + d / DRLLM_GROUP;
+    return (double)(int8_t)block[i] * (double)stored_f16(block + head_dim * 8, scale);
+}
+
+static void check_attention_values(const struct attention_case *size, enum drllm_format format) {
     const size_t dim = size->head_dim;
     const size_t n_keys = size->n_keys;
-    const size_t stride = dim * 8 + size->extra;
-    const size_t n_kv = spread(n_keys, stride, dim * 8); /* for blocks of 8 keys, and for rows of values */
     uint64_t random = n_keys + dim;
     float *q = random_values(&random, ORDINARY, size->n_rows * dim);
     float *p = random_values(&random, ORDINARY, size->n_rows * n_keys);
-    float *inverse = random_values(&random, ORDINARY, size->n_rows);
-    uint16_t *half = random_halves(&random, ORDINARY, n_kv);
-    float *full = random_values(&random, ORDINARY, n_kv);
+    float *factor = random_values(&random, ORDINARY, size->n_rows);
+    const struct blocks kv = random_blocks(&random, format, ORDINARY, size, n_keys / 8);
     float *s = random_values(&random, ORDINARY, size->n_rows * n_keys);
+    float *start = random_values(&random, ORDINARY, size->n_rows * dim);
     float *o = random_values(&random, ORDINARY, size->n_rows * dim);
-    if (is_f32) {
-        drllm_attention_scores_f32(q, dim, size->n_rows, full, stride, n_keys / 8, dim, s, n_keys);
-        drllm_attention_values_f32(p, n_keys, size->n_rows, full, stride, n_keys, dim, inverse, o, dim);
-    } else {
-        portable()->attention_scores(q, dim, size->n_rows, half, stride, n_keys / 8, dim, s, n_keys);
-        portable()->attention_values(p, n_keys, size->n_rows, half, stride, n_keys, dim, inverse, o, dim);
-        for (size_t i = 0; i < n_kv; i++) {
-            full[i] = drllm_f16_to_f32(half[i]);
-        }
-    }
+    memcpy(o, start, size->n_rows * dim * sizeof *o);
+    portable()->attention->scores(format, q, dim, size->n_rows, kv.data, kv.stride, n_keys / 8, dim, s, n_keys);
+    portable()->attention->values(format, p, n_keys, size->n_rows, kv.data, kv.stride, n_keys, dim, factor, o, dim);
     for (size_t r = 0; r < size->n_rows; r++) {
         for (size_t j = 0; j < n_keys; j++) {
             double sum = 0.0;
             double magnitude = 0.0;
             for (size_t d = 0; d < dim; d++) {
-                const double term = (double)q[r * dim + d] * (double)full[j / 8 * stride + d * 8 + j % 8];
+                const double term = (double)q[r * dim + d] * stored(&kv, true, dim, j, d);
                 sum += term;
                 magnitude += fabs(term);
             }
-            assert_close("attention_scores", s[r * n_keys + j], sum, magnitude * ((double)dim + 2.0) * 0x1p-24);
+            assert_close("scores", s[r * n_keys + j], sum, magnitude * ((double)dim + 2.0) * 0x1p-24);
         }
         for (size_t d = 0; d < dim; d++) {
-            double sum = 0.0;
-            double magnitude = 0.0;
+            double sum = (double)start[r * dim + d] * (double)factor[r];
+            double magnitude = fabs(sum);
             for (size_t j = 0; j < n_keys; j++) {
-                const double term = (double)p[r * n_keys + j] * (double)full[j * stride + d] * (double)inverse[r];
+                const double term = (double)p[r * n_keys + j] * stored(&kv, false, dim, j, d);
                 sum += term;
                 magnitude += fabs(term);
             }
-            assert_close("attention_values", o[r * dim + d], sum, magnitude * ((double)n_keys + 4.0) * 0x1p-24);
+            assert_close("values", o[r * dim + d], sum, magnitude * ((double)n_keys + 4.0) * 0x1p-24);
         }
     }
     free(q);
     free(p);
-    free(inverse);
-    free(half);
-    free(full);
+    free(factor);
+    free(kv.data);
     free(s);
+    free(start);
     free(o);
 }
 
 static void test_portable_attention(void **state) {
     (void)state;
-    for (size_t i = 0; i < LENGTH(attention_cases); i++) {
-        check_attention_values(&attention_cases[i], false);
-        check_attention_values(&attention_cases[i], true);
-    }
-}
-
-/* Nothing beyond the last key, row or output. */
-static void test_f32_bounds(void **state) {
-    (void)state;
-    struct drllm_fence fences[5] = {DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT,
-                                    DRLLM_FENCE_INIT};
-    for (size_t i = 0; i < LENGTH(attention_cases) * LENGTH(sides); i++) {
-        const struct attention_case *size = &attention_cases[i / LENGTH(sides)];
-        const enum drllm_fence_side side = sides[i % LENGTH(sides)];
-        const size_t dim = size->head_dim;
-        const size_t n_keys = size->n_keys;
-        const size_t ldo = dim + size->extra;
-        const size_t lds = n_keys + size->extra;
-        uint64_t random = i;
-        float *q = random_values(&random, ORDINARY, spread(size->n_rows, lds + ldo, lds + ldo));
-        float *kv = random_values(&random, ORDINARY, n_keys * dim);
-        const float *at_kv = drllm_fence_copy(&fences[0], kv, n_keys * dim * sizeof *kv, side);
-        const float *at_q = drllm_fence_copy(&fences[1], q, spread(size->n_rows, ldo, dim) * sizeof *q, side);
-        float *s = drllm_fence_place(&fences[2], spread(size->n_rows, lds, n_keys) * sizeof *s, side);
-        drllm_attention_scores_f32(at_q, ldo, size->n_rows, at_kv, dim * 8, n_keys / 8, dim, s, lds);
-        check_rows("attention_scores_f32", s, s, size->n_rows, lds, n_keys);
-        drllm_fence_check(&fences[2]);
-
-        const float *at_p = drllm_fence_copy(&fences[3], q, spread(size->n_rows, lds, n_keys) * sizeof *q, side);
-        const float *inverse = drllm_fence_copy(&fences[4], q, size->n_rows * sizeof *q, side);
-        float *o = drllm_fence_place(&fences[2], spread(size->n_rows, ldo, dim) * sizeof *o, side);
-        drllm_attention_values_f32(at_p, lds, size->n_rows, at_kv, dim, n_keys, dim, inverse, o, ldo);
-        check_rows("attention_values_f32", o, o, size->n_rows, ldo, dim);
-        drllm_fence_check(&fences[2]);
-        free(q);
-        free(kv);
-    }
-    for (size_t i = 0; i < LENGTH(fences); i++) {
-        drllm_fence_free(&fences[i]);
+    for (size_t i = 0; i < LENGTH(attention_cases) * LENGTH(kv_formats); i++) {
+        const struct attention_case *size = &attention_cases[i / LENGTH(kv_formats)];
+        const enum drllm_format format = kv_formats[i % LENGTH(kv_formats)];
+        if (suits(format, size->head_dim)) {
+            check_attention_values(size, format);
+        }
     }
 }
 
@@ -762,7 +897,7 @@ static void test_golden(void **state) {
     (void)state;
     static const uint64_t golden[9] = {0x65285c7b37eb17f7, 0x2738ad5e0813e642, 0x9d5781084a2e470c,
                                        0xa5bd6e83900dc5a9, 0x362204aa6e2e172e, 0x8aa3bb386a680515,
-                                       0x8af0b9cf935948c0, 0x74953f7620d3836d, 0x56530cf03d9759ea};
+                                       0xb4efaec7961cd3b8, 0x480f8fddb61168c7, 0x56530cf03d9759ea};
     enum { N = 448 };
     uint64_t random = 99;
     uint64_t sums[LENGTH(golden)];
@@ -793,12 +928,16 @@ static void test_golden(void **state) {
     sums[n] = drllm_checksum(sums[n], sum, N / 32);
     sums[n] = drllm_checksum(sums[n], ssum, N / 32);
     n++;
-    portable()->attention_scores(a, 28, 8, halves, 224, 2, 28, y, 16);
+    portable()->attention->scores(DRLLM_FORMAT_F16, a, 28, 8, halves, 448, 2, 28, y, 16);
     sums[n++] = drllm_checksum(DRLLM_CHECKSUM_START, y, (size_t)8 * 16);
     memcpy(y, a, sizeof y);
-    y[0] = portable()->softmax_exp(y, N, 0.9f);
-    sums[n++] = drllm_checksum(DRLLM_CHECKSUM_START, y, N);
-    portable()->attention_values(a, 28, 8, halves, 16, 28, 16, b, y, 16);
+    float max[8], row_sum[8] = {0}, factor[8];
+    memcpy(max, b, sizeof max);
+    portable()->attention->softmax(y, N / 8, 8, N / 8, max, row_sum, factor);
+    sums[n] = drllm_checksum(DRLLM_CHECKSUM_START, y, N);
+    sums[n] = drllm_checksum(sums[n], row_sum, 8);
+    n++;
+    portable()->attention->values(DRLLM_FORMAT_F16, a, 24, 8, halves, 256, 24, 16, factor, y, 16);
     sums[n++] = drllm_checksum(DRLLM_CHECKSUM_START, y, (size_t)8 * 16);
     uint64_t exps = DRLLM_CHECKSUM_START;
     for (int i = -90 * 16; i < 90 * 16; i++) {
@@ -851,21 +990,16 @@ int drllm_test_vec(void) {
     static const struct CMUnitTest fixed[] = {
         cmocka_unit_test(test_choose),        cmocka_unit_test(test_expf),
         cmocka_unit_test(test_portable_rows), cmocka_unit_test(test_portable_softmax),
-        cmocka_unit_test(test_f32_bounds),    cmocka_unit_test(test_portable_attention),
+        cmocka_unit_test(test_exp2f),         cmocka_unit_test(test_portable_attention),
         cmocka_unit_test(test_golden),
     };
     static const struct CMUnitTest for_each[] = {
-        cmocka_unit_test(test_rms_norm),
-        cmocka_unit_test(test_add),
-        cmocka_unit_test(test_silu_mul),
-        cmocka_unit_test(test_rope),
-        cmocka_unit_test(test_to_f16),
-        cmocka_unit_test(test_quantize),
-        cmocka_unit_test(test_quantize_not_finite),
-        cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_attention_shapes),
-        cmocka_unit_test(test_softmax),
-        cmocka_unit_test(test_exp_lanes),
+        cmocka_unit_test(test_rms_norm),  cmocka_unit_test(test_add),
+        cmocka_unit_test(test_silu_mul),  cmocka_unit_test(test_sum_exp),
+        cmocka_unit_test(test_rope),      cmocka_unit_test(test_to_f16),
+        cmocka_unit_test(test_quantize),  cmocka_unit_test(test_quantize_not_finite),
+        cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_shapes),
+        cmocka_unit_test(test_softmax),   cmocka_unit_test(test_exp2_lanes),
     };
     static struct CMUnitTest tests[LENGTH(fixed) + MAX_BACKENDS * LENGTH(for_each)];
     static char names[MAX_BACKENDS * LENGTH(for_each)][48];

@@ -24,6 +24,7 @@
     X(tokenizer)             \
     X(chat)                  \
     X(model)                 \
+    X(packed)                \
     X(session)               \
     X(program)               \
     X(router_file)           \
@@ -37,6 +38,7 @@
     X(mpi)                   \
     X(train)                 \
     X(eval)                  \
+    X(bench)                 \
     X(cli)                   \
     X(cli_depth)
 

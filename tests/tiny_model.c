@@ -1,5 +1,7 @@
 #include "tests/tiny_model.h"
 
+#include "runtime/tokenizer_internal.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -407,6 +409,52 @@ static void add_vocabulary(struct metadata *metadata, const struct tiny_options 
     free(types);
 }
 
+/* A GPT-2 style vocabulary: special tokens, all bytes, pairs of letters. */
+static void add_bpe_vocabulary(struct metadata *metadata, const struct tiny_options *o) {
+    enum { TEXT_BYTES = 16, MOST_PIECES = 26 * 26 };
+    static const char *const special[] = {"<unk>", "<s>", "</s>"};
+    char(*texts)[TEXT_BYTES] = must_allocate(o->n_vocab, sizeof *texts);
+    char(*merges)[TEXT_BYTES] = must_allocate(o->n_vocab, sizeof *merges);
+    const char **pointers = must_allocate(o->n_vocab, sizeof *pointers);
+    const char **merge_pointers = must_allocate(o->n_vocab, sizeof *merge_pointers);
+    int32_t *types = must_allocate(o->n_vocab, sizeof *types);
+    if (o->n_vocab < TINY_FIRST_PIECE || o->n_vocab > TINY_FIRST_PIECE + MOST_PIECES) {
+        abort();
+    }
+    size_t n_merges = 0;
+    for (size_t i = 0; i < o->n_vocab; i++) {
+        pointers[i] = texts[i];
+        types[i] = i < TINY_FIRST_BYTE ? 3 : 1;
+        if (i < TINY_FIRST_BYTE) {
+            (void)snprintf(texts[i], TEXT_BYTES, "%s", special[i]);
+        } else if (i < TINY_FIRST_PIECE) {
+            const uint32_t c = drllm_byte_character((uint8_t)(i - TINY_FIRST_BYTE));
+            texts[i][0] = (char)(c < 0x80 ? c : 0xC0 | c >> 6);
+            texts[i][1] = (char)(c < 0x80 ? 0 : 0x80 | (c & 0x3F));
+            texts[i][2] = 0;
+        } else {
+            const size_t number = i - TINY_FIRST_PIECE;
+            const char left = (char)('a' + number % 26), right = (char)('a' + number / 26 % 26);
+            (void)snprintf(texts[i], TEXT_BYTES, "%c%c", left, right);
+            (void)snprintf(merges[n_merges], TEXT_BYTES, "%c %c", left, right);
+            merge_pointers[n_merges] = merges[n_merges];
+            n_merges++;
+        }
+    }
+    add_string(metadata, "tokenizer.ggml.model", "gpt2");
+    add_string(metadata, "tokenizer.ggml.pre", "smollm");
+    gguf_writer_add_strings(&metadata->writer, "tokenizer.ggml.tokens", pointers, NULL, o->n_vocab);
+    gguf_writer_add_i32s(&metadata->writer, "tokenizer.ggml.token_type", types, o->n_vocab);
+    gguf_writer_add_strings(&metadata->writer, "tokenizer.ggml.merges", merge_pointers, NULL, n_merges);
+    add_u32(metadata, "tokenizer.ggml.bos_token_id", TINY_BOS);
+    add_u32(metadata, "tokenizer.ggml.eos_token_id", TINY_EOS);
+    free(texts);
+    free(merges);
+    free(pointers);
+    free(merge_pointers);
+    free(types);
+}
+
 uint8_t *tiny_model_write(const struct tiny_model *model, const struct tiny_edit *edits, size_t n_edits, size_t *size) {
     const struct tiny_options *o = &model->options;
     struct metadata metadata = {.edits = edits, .n_edits = n_edits};
@@ -430,7 +478,11 @@ uint8_t *tiny_model_write(const struct tiny_model *model, const struct tiny_edit
         add_string(&metadata, "llama.rope.scaling.type", "linear");
         add_f32(&metadata, "llama.rope.scaling.factor", o->rope_linear);
     }
-    add_vocabulary(&metadata, o);
+    if (o->bpe) {
+        add_bpe_vocabulary(&metadata, o);
+    } else {
+        add_vocabulary(&metadata, o);
+    }
     for (size_t i = 0; i < n_edits; i++) {
         tiny_edit_write(&edits[i], &metadata.writer);
     }

@@ -26,6 +26,8 @@ struct tiny_options {
     uint64_t seed;
     /* Texts of the tokens from TINY_FIRST_PIECE on; NULL: made up */
     const char *const *pieces;
+    bool
+        bpe; /* a GPT-2 style vocabulary instead of SentencePiece; its pieces are pairs of letters, with their merges */
     /* NULL: random weights. Otherwise blocks do nothing and the token after t is next[t] by far the likeliest; this
      * needs n_vocab <= d_model. Where next[t] is -1, all are alike. */
     const int32_t *next;

@@ -1,60 +1,20 @@
 /* drllm bench: tokens a second, beside what the machine's memory would allow. */
+#include "tools/bench.h"
 #include "platform/clock.h"
-#include "platform/cpu.h"
-#include "quant/formats.h"
 #include "runtime/drllm_os.h"
 #include "tools/bandwidth.h"
-#include "tools/bench_depth.h"
+#include "tools/bench_kernels.h"
+#include "tools/bench_synthetic.h"
 #include "tools/commands.h"
-#include "tools/common.h"
 #include "tools/interrupt.h"
-#include "tools/json.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum output { OUTPUT_MD, OUTPUT_JSON, OUTPUT_CSV };
+static const char default_format[] = "q4_0";
 static const char *const output_names[] = {"md", "json", "csv", NULL};
-
-struct bench_options {
-    struct model_options model; /* without the path */
-    struct depth_options depth;
-    struct text_list models;
-    struct integer_list prompts;
-    struct integer_list generations;
-    struct integer_list threads;
-    int64_t repetitions;
-    int output;
-};
-
-/* One test: n_prompt or n_gen tokens, the other is 0. */
-struct row {
-    const char *path;
-    char model_type[64];
-    char test_time[32];
-    struct drllm_model_info info; /* its texts are constants or were copied above */
-    size_t n_prompt;
-    size_t n_gen;
-    unsigned n_threads;
-    uint64_t *pass_ns[BENCH_PASSES]; /* [repetitions]; NULL for a pass that is not run */
-    double *samples;                 /* [repetitions], tokens a second */
-    struct bench_depth depth;        /* without a program where no depth is asked for */
-    double average, deviation, median, least, most;
-    double bytes_per_token; /* weights, keys and values that a generated token reads; 0 for a prompt */
-    double load_ms;
-    double bandwidth; /* 0: unknown */
-};
-
-struct bench {
-    const struct command *command;
-    const struct bench_options *options;
-    struct depth depth; /* of the model at hand */
-    struct row *rows;
-    size_t n_rows;
-    uint64_t peak_memory;
-};
 
 /* ---- Measuring ---- */
 
@@ -68,8 +28,7 @@ static void make_tokens(struct tokens *tokens, size_t n, size_t n_vocab) {
     }
 }
 
-/* Where a depth is asked for, it is compared with others; otherwise there is one pass. */
-static size_t count_passes(const struct bench *bench) {
+size_t bench_count_passes(const struct bench *bench) {
     return bench_depth_is_asked(&bench->options->depth) ? BENCH_PASSES : 1;
 }
 
@@ -156,7 +115,7 @@ static int measure_row(const struct bench *bench, struct drllm_session *const se
     const size_t n = row->n_prompt + row->n_gen;
     const size_t repetitions = (size_t)bench->options->repetitions;
     const size_t warm_up = row->n_gen != 0 && n > 16 ? 16 : n;
-    const size_t n_passes = count_passes(bench);
+    const size_t n_passes = bench_count_passes(bench);
     struct tokens tokens = {NULL, 0, 0};
     struct drllm_session *failed = NULL;
     uint64_t ns[BENCH_PASSES] = {0};
@@ -195,10 +154,11 @@ static int measure_row(const struct bench *bench, struct drllm_session *const se
 /* A session a pass, so that each keeps the caches it has grown. */
 static int open_sessions(const struct bench *bench, const struct drllm_model *model, const struct row *row,
                          struct drllm_session *sessions[BENCH_PASSES]) {
-    const size_t n_passes = count_passes(bench);
+    const size_t n_passes = bench_count_passes(bench);
     int exit_code = TOOL_OK;
     for (size_t pass = 0; pass < n_passes && exit_code == TOOL_OK; pass++) {
-        exit_code = open_session(bench->command, model, row->n_prompt + row->n_gen, row->n_threads, &sessions[pass]);
+        exit_code = open_session(bench->command, model, row->n_prompt + row->n_gen, row->n_threads,
+                                 bench->options->model.kv, &sessions[pass]);
     }
     return exit_code == TOOL_OK && n_passes > 1 ? bench_depth_set(bench->command, sessions, &bench->depth) : exit_code;
 }
@@ -244,14 +204,18 @@ static void describe_model(struct row *row) {
              params < 1e9 ? params / 1e6 : params / 1e9, params < 1e9 ? "M" : "B", row->info.quantization);
 }
 
-static int bench_model(struct bench *bench, const char *path) {
+/* `name` is what the rows show. */
+static int bench_model(struct bench *bench, const char *path, const char *name, bool temporary) {
     struct model_options options = bench->options->model;
     options.path = path;
     struct drllm_model *model = NULL;
     const uint64_t start = drllm_clock_ns();
     int exit_code = open_model(bench->command, &options, &model);
+    if (temporary) {
+        bench_synthetic_remove(path);
+    }
     if (exit_code == TOOL_OK) {
-        struct row row = {.path = path, .load_ms = milliseconds(drllm_clock_ns() - start)};
+        struct row row = {.path = name, .load_ms = milliseconds(drllm_clock_ns() - start)};
         drllm_model_get_info(model, &row.info);
         describe_model(&row);
         exit_code = depth_open(bench->command, &bench->options->depth, model, &bench->depth);
@@ -261,6 +225,18 @@ static int bench_model(struct bench *bench, const char *path) {
         depth_close(&bench->depth);
     }
     drllm_model_close(model);
+    return exit_code;
+}
+
+/* The normal way of a file: what is measured is what a model of this shape would do. */
+static int bench_shape(struct bench *bench, const char *shape) {
+    char *path = NULL;
+    int exit_code = bench_synthetic_make(
+        bench->command, shape, bench->options->format != NULL ? bench->options->format : default_format, &path);
+    if (exit_code == TOOL_OK) {
+        exit_code = bench_model(bench, path, shape, true);
+    }
+    free(path);
     return exit_code;
 }
 
@@ -278,157 +254,17 @@ static void add_bandwidth(const struct bench *bench) {
     }
 }
 
-/* Of the memory's bandwidth that generation reaches; negative when there is no saying. */
-static double share(const struct row *row) {
-    return row->n_gen != 0 && row->bandwidth > 0.0 ? row->median * row->bytes_per_token / row->bandwidth : -1.0;
-}
-
-/* ---- Printing ---- */
-
-static void print_depths(const struct bench *bench) {
-    printf("\n");
-    bench_depth_print_head();
-    for (size_t i = 0; i < bench->n_rows; i++) {
-        const struct row *row = &bench->rows[i];
-        printf("| %s | %s%zu | %u |", row->model_type, row->n_gen != 0 ? "tg" : "pp", row->n_prompt + row->n_gen,
-               row->n_threads);
-        bench_depth_print(&row->depth, row->median);
-    }
-}
-
-static void print_md(const struct bench *bench) {
-    char bytes[16];
-    printf("| model | size | params | backend | threads | test | median t/s | mean t/s | range | of bandwidth |\n"
-           "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n");
-    for (size_t i = 0; i < bench->n_rows; i++) {
-        const struct row *row = &bench->rows[i];
-        printf("| %s | %s | %.2f M | %s | %u | %s%zu | %.2f | %.2f ± %.2f | %.2f - %.2f | ", row->model_type,
-               format_bytes((double)row->info.weight_bytes, bytes), (double)row->info.n_params / 1e6, row->info.backend,
-               row->n_threads, row->n_gen != 0 ? "tg" : "pp", row->n_prompt + row->n_gen, row->median, row->average,
-               row->deviation, row->least, row->most);
-        printf(share(row) >= 0.0 ? "%.1f %% |\n" : "|\n", 100.0 * share(row));
-    }
-    if (count_passes(bench) > 1) {
-        print_depths(bench);
-    }
-    printf("\n");
-    for (size_t t = 0; t < bench->options->threads.count; t++) {
-        const unsigned n_threads = (unsigned)bench->options->threads.items[t];
-        for (size_t i = 0; i < bench->n_rows; i++) {
-            if (bench->rows[i].n_threads == n_threads) {
-                printf("Memory is read at %.1f GB/s (threads: %u).\n", bench->rows[i].bandwidth / 1e9, n_threads);
-                break;
-            }
-        }
-    }
-    for (size_t i = 0; i < bench->n_rows; i++) {
-        if (i == 0 || bench->rows[i].path != bench->rows[i - 1].path) {
-            printf("Load: %.1f ms (%s).\n", bench->rows[i].load_ms, bench->rows[i].path);
-        }
-    }
-    printf("Peak memory: %s.\n", format_bytes((double)bench->peak_memory, bytes));
-}
-
-static cJSON *row_json(const struct bench *bench, const struct row *row) {
-    const int repetitions = (int)bench->options->repetitions;
-    char features[128];
-    drllm_cpu_format(row->info.cpu_features, features, sizeof features);
-    double average_ns = 0.0;
-    double squares = 0.0;
-    for (int i = 0; i < repetitions; i++) {
-        average_ns += (double)row->pass_ns[BENCH_ASKED][i] / repetitions;
-    }
-    for (int i = 0; i < repetitions; i++) {
-        const double d = (double)row->pass_ns[BENCH_ASKED][i] - average_ns;
-        squares += d * d;
-    }
-    cJSON *json = cJSON_CreateObject();
-    cJSON_AddItemToObject(json, "model_filename", json_text(row->path, strlen(row->path)));
-    cJSON_AddStringToObject(json, "model_type", row->model_type);
-    cJSON_AddItemToObject(json, "model_size", json_u64(row->info.weight_bytes));
-    cJSON_AddItemToObject(json, "model_n_params", json_u64(row->info.n_params));
-    cJSON_AddStringToObject(json, "backends", row->info.backend);
-    cJSON_AddStringToObject(json, "head_format", row->info.head_format);
-    cJSON_AddStringToObject(json, "head_backend", row->info.head_backend);
-    cJSON_AddStringToObject(json, "compute", compute_names[bench->options->model.compute]);
-    cJSON_AddStringToObject(json, "cpu_features", features);
-    cJSON_AddNumberToObject(json, "n_threads", row->n_threads);
-    cJSON_AddNumberToObject(json, "n_prompt", (double)row->n_prompt);
-    cJSON_AddNumberToObject(json, "n_gen", (double)row->n_gen);
-    cJSON_AddStringToObject(json, "test_time", row->test_time);
-    cJSON_AddNumberToObject(json, "avg_ns", round(average_ns));
-    cJSON_AddNumberToObject(json, "stddev_ns", repetitions > 1 ? round(sqrt(squares / (repetitions - 1))) : 0.0);
-    cJSON_AddNumberToObject(json, "avg_ts", row->average);
-    cJSON_AddNumberToObject(json, "stddev_ts", row->deviation);
-    cJSON_AddNumberToObject(json, "median_ts", row->median);
-    cJSON_AddNumberToObject(json, "min_ts", row->least);
-    cJSON_AddNumberToObject(json, "max_ts", row->most);
-    cJSON *samples_ns = cJSON_AddArrayToObject(json, "samples_ns");
-    for (int i = 0; i < repetitions; i++) {
-        cJSON_AddItemToArray(samples_ns, json_u64(row->pass_ns[BENCH_ASKED][i]));
-    }
-    cJSON_AddItemToObject(json, "samples_ts", cJSON_CreateDoubleArray(row->samples, repetitions));
-    cJSON_AddNumberToObject(json, "bandwidth", row->bandwidth);
-    if (share(row) >= 0.0) {
-        cJSON_AddNumberToObject(json, "bytes_per_token", row->bytes_per_token);
-        cJSON_AddNumberToObject(json, "share_of_bandwidth", share(row));
-    } else {
-        cJSON_AddNullToObject(json, "bytes_per_token");
-        cJSON_AddNullToObject(json, "share_of_bandwidth");
-    }
-    if (row->depth.program != NULL) {
-        bench_depth_add_json(json, &row->depth);
-    }
-    cJSON_AddNumberToObject(json, "load_ms", row->load_ms);
-    cJSON_AddItemToObject(json, "peak_memory", json_u64(bench->peak_memory));
-    return json;
-}
-
-/* The columns are those of the JSON, whose lists are left out. */
-static int print_csv(const struct bench *bench) {
-    for (size_t i = 0; i < bench->n_rows; i++) {
-        cJSON *json = row_json(bench, &bench->rows[i]);
-        const cJSON *item;
-        for (int header = i == 0; header >= 0; header--) {
-            const char *separator = "";
-            cJSON_ArrayForEach(item, json) {
-                if (cJSON_IsArray(item)) {
-                    continue;
-                }
-                char *value = header ? NULL : cJSON_PrintUnformatted(item);
-                printf("%s%s", separator, header ? item->string : cJSON_IsNull(item) ? "" : value);
-                cJSON_free(value);
-                separator = ",";
-            }
-            printf("\n");
-        }
-        cJSON_Delete(json);
-    }
-    return flush_output(bench->command);
-}
-
-static int print_rows(const struct bench *bench) {
-    if (bench->options->output == OUTPUT_CSV) {
-        return print_csv(bench);
-    }
-    if (bench->options->output == OUTPUT_MD) {
-        print_md(bench);
-        return flush_output(bench->command);
-    }
-    cJSON *array = cJSON_CreateArray();
-    for (size_t i = 0; i < bench->n_rows; i++) {
-        cJSON_AddItemToArray(array, row_json(bench, &bench->rows[i]));
-    }
-    return json_print(bench->command, array, false);
-}
-
 /* ---- */
 
 static int run(struct bench *bench) {
     int exit_code = TOOL_OK;
     interrupt_install();
     for (size_t i = 0; i < bench->options->models.count && exit_code == TOOL_OK; i++) {
-        exit_code = bench_model(bench, bench->options->models.items[i]);
+        const char *path = bench->options->models.items[i];
+        exit_code = bench_model(bench, path, path, false);
+    }
+    for (size_t i = 0; i < bench->options->synthetic.count && exit_code == TOOL_OK; i++) {
+        exit_code = bench_shape(bench, bench->options->synthetic.items[i]);
     }
     bench->peak_memory = peak_memory_bytes();
     if (exit_code == TOOL_OK && bench->n_rows == 0) {
@@ -436,7 +272,7 @@ static int run(struct bench *bench) {
     }
     if (exit_code == TOOL_OK) {
         add_bandwidth(bench);
-        exit_code = interrupt_seen() ? TOOL_INTERRUPTED : print_rows(bench);
+        exit_code = interrupt_seen() ? TOOL_INTERRUPTED : bench_print(bench);
     }
     for (size_t i = 0; i < bench->n_rows; i++) {
         for (size_t pass = 0; pass < BENCH_PASSES; pass++) {
@@ -450,14 +286,23 @@ static int run(struct bench *bench) {
 }
 
 static void set_defaults(struct bench_options *options) {
-    if (options->prompts.count == 0) {
-        integer_list_add(&options->prompts, 512);
-    }
-    if (options->generations.count == 0) {
-        integer_list_add(&options->generations, 128);
-    }
-    if (options->threads.count == 0) {
-        integer_list_add(&options->threads, drllm_default_threads());
+    static const int64_t prompt = 512, generation = 128, batches[] = {1, 16, 64, 256};
+    const int64_t threads = drllm_default_threads();
+    const struct {
+        struct integer_list *list;
+        const int64_t *numbers;
+        size_t count;
+    } defaults[] = {{&options->prompts, &prompt, 1},
+                    {&options->generations, &generation, 1},
+                    {&options->threads, &threads, 1},
+                    {&options->batches, batches, sizeof batches / sizeof batches[0]}};
+    for (size_t i = 0; i < sizeof defaults / sizeof defaults[0]; i++) {
+        if (defaults[i].list->count != 0) {
+            continue;
+        }
+        for (size_t k = 0; k < defaults[i].count; k++) {
+            integer_list_add(defaults[i].list, defaults[i].numbers[k]);
+        }
     }
 }
 
@@ -471,23 +316,54 @@ static void leave_r_to_repetitions(struct option *table, size_t n_options, const
 }
 
 static int check(const struct command *command, const struct bench_options *options) {
-    if (options->models.count == 0) {
-        return usage_error(command, "no model: -m FILE is missing");
+    const size_t n_models = options->models.count + options->synthetic.count;
+    if (options->kernels) {
+        return n_models == 0 ? TOOL_OK : usage_error(command, "--kernels takes no model, only --shapes");
+    }
+    if (n_models == 0) {
+        return usage_error(command, "no model: -m FILE is missing, or --synthetic SHAPE");
+    }
+    for (size_t i = 0; i < options->synthetic.count; i++) {
+        const int exit_code = bench_synthetic_check(command, options->synthetic.items[i],
+                                                    options->format != NULL ? options->format : default_format);
+        if (exit_code != TOOL_OK) {
+            return exit_code;
+        }
     }
     return depth_check(command, &options->depth);
 }
 
+static int run_kernels(const struct command *command, const struct bench_options *options) {
+    const struct kernel_bench_options kernels = {.shapes = options->shapes,
+                                                 .formats = options->format,
+                                                 .batches = options->batches,
+                                                 .threads = &options->threads,
+                                                 .repetitions = (size_t)options->repetitions,
+                                                 .output = options->output,
+                                                 .cpu_mask = options->model.cpu_mask};
+    return bench_kernels(command, &kernels);
+}
+
 int bench_main(const struct command *command, int argc, char **argv) {
-    struct bench_options options = {
-        .model = model_options_default(), .depth = depth_options_default(), .repetitions = 5, .output = OUTPUT_MD};
+    struct bench_options options = {.model = model_options_default(),
+                                    .depth = depth_options_default(),
+                                    .shapes = "smollm2-135m,llama-3.2-1b,tinyllama-1.1b",
+                                    .repetitions = 5,
+                                    .output = OUTPUT_MD};
     struct option table[] = {
         OPT_TEXTS('m', "model", &options.models, "FILE", "a model, a GGUF file; may be repeated"),
+        OPT_TEXTS(0, "synthetic", &options.synthetic, "SHAPE", "random weights instead; may be repeated"),
+        OPT_TEXT(0, "format", &options.format, "TYPE",
+                 "of --synthetic (default q4_0); of --kernels a LIST (default all)"),
         OPT_INTEGERS('p', "n-prompt", &options.prompts, "LIST", 0, 1 << 20, "prompt lengths; 0: none (default 512)"),
         OPT_INTEGERS('n', "n-gen", &options.generations, "LIST", 0, 1 << 20,
                      "tokens to generate; 0: none (default 128)"),
         OPT_INTEGERS('t', "threads", &options.threads, "LIST", 1, 1024, "threads (default one per free fast core)"),
         OPT_INTEGER('r', "repetitions", &options.repetitions, "N", 1, 100000, "times that each test is measured"),
         OPT_WORD('o', "output", &options.output, output_names, "form of the result"),
+        OPT_FLAG(0, "kernels", &options.kernels, "measure matrix kernels, without a model"),
+        OPT_TEXT(0, "shapes", &options.shapes, "LIST", "models whose matrices --kernels takes"),
+        OPT_INTEGERS('M', "batches", &options.batches, "LIST", 1, 4096, "tokens of --kernels (default 1,16,64,256)"),
         DEPTH_OPTIONS(&options.depth),
         COMPUTE_OPTIONS(&options.model),
     };
@@ -498,7 +374,7 @@ int bench_main(const struct command *command, int argc, char **argv) {
         struct bench bench = {.command = command, .options = &options};
         exit_code = check(command, &options);
         if (exit_code == TOOL_OK) {
-            exit_code = run(&bench);
+            exit_code = options.kernels ? run_kernels(command, &options) : run(&bench);
         }
     }
     options_release(table, OPTION_COUNT(table));

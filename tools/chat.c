@@ -353,8 +353,8 @@ static int open_chat(struct chat *chat) {
     chat->n_context = options->context == 0 ? info.n_context_trained : (size_t)options->context;
     exit_code = depth_open(chat->command, &chat->options->depth, chat->model, &chat->depth);
     if (exit_code == TOOL_OK) {
-        exit_code =
-            open_session(chat->command, chat->model, chat->n_context, (unsigned)options->threads, &chat->session);
+        exit_code = open_session(chat->command, chat->model, chat->n_context, (unsigned)options->threads, options->kv,
+                                 &chat->session);
     }
     return exit_code == TOOL_OK ? depth_set(chat->command, chat->session, &chat->depth) : exit_code;
 }

@@ -16,6 +16,7 @@
 
 const char *const compute_names[] = {"exact", "xnnpack", "f32", NULL};
 const char *const head_names[] = {"auto", "file", "q8c", NULL};
+const char *const kv_names[] = {"f16", "q8_0", NULL};
 
 /* ---- Messages ---- */
 
@@ -162,6 +163,7 @@ struct model_options model_options_default(void) {
                                   .cpu_mask = "all",
                                   .compute = DRLLM_COMPUTE_EXACT,
                                   .head = DRLLM_HEAD_AUTO,
+                                  .kv = DRLLM_KV_F16,
                                   .threads = 0,
                                   .context = (int64_t)drllm_session_default_params().n_context,
                                   .verbose = false};
@@ -218,8 +220,9 @@ int open_session_params(const struct command *command, const struct drllm_model 
 }
 
 int open_session(const struct command *command, const struct drllm_model *model, size_t n_context, unsigned n_threads,
-                 struct drllm_session **session) {
+                 int kv, struct drllm_session **session) {
     struct drllm_session_params params = drllm_session_default_params();
+    params.kv_type = (enum drllm_kv_type)kv;
     params.n_context = n_context;
     params.n_threads = n_threads;
     return open_session_params(command, model, &params, session);

@@ -51,6 +51,7 @@ struct model_options {
     const char *cpu_mask;
     int compute; /* enum drllm_compute */
     int head;    /* enum drllm_head */
+    int kv;      /* enum drllm_kv_type */
     int64_t threads;
     int64_t context;
     bool verbose;
@@ -59,24 +60,27 @@ struct model_options model_options_default(void);
 
 extern const char *const compute_names[]; /* exact, xnnpack, f32 */
 extern const char *const head_names[];    /* auto, file, q8c */
+extern const char *const kv_names[];      /* f16, q8_0 */
 
 #define MODEL_FILE_OPTION(o) OPT_TEXT('m', "model", &(o)->path, "FILE", "the model, a GGUF file")
 #define VERBOSE_OPTION(o) OPT_FLAG('v', "verbose", &(o)->verbose, "say on stderr what the library reports")
 #define CONTEXT_OPTION(o) \
     OPT_INTEGER('c', "ctx-size", &(o)->context, "N", 0, 1 << 30, "most tokens in the context; 0: as trained")
 #define THREADS_OPTION(o) OPT_INTEGER('t', "threads", &(o)->threads, "N", 0, 1024, "threads; 0: one per free fast core")
+#define KV_OPTION(o) OPT_WORD(0, "kv", &(o)->kv, kv_names, "format of the cache of keys and values")
 /* How it is computed; every subcommand that computes takes these. */
 #define COMPUTE_OPTIONS(o)                                                                                           \
     OPT_WORD(0, "compute", &(o)->compute, compute_names, "kernels: exact to the file, XNNPACK, or floats"),          \
-        OPT_WORD(0, "head", &(o)->head, head_names, "format of the output head"),                                    \
+        OPT_WORD(0, "head", &(o)->head, head_names, "format of the output head"), KV_OPTION(o),                      \
         OPT_TEXT(0, "cpu-mask", &(o)->cpu_mask, "LIST", "CPU features that may be used: all, none, avx2,f16c, ..."), \
         VERBOSE_OPTION(o)
 
 /* Each returns an exit code, after a message if it is not TOOL_OK. */
 int open_model(const struct command *command, const struct model_options *options, struct drllm_model **model);
 int open_vocabulary(const struct command *command, const struct model_options *options, struct drllm_model **model);
+/* kv: enum drllm_kv_type */
 int open_session(const struct command *command, const struct drllm_model *model, size_t n_context, unsigned n_threads,
-                 struct drllm_session **session);
+                 int kv, struct drllm_session **session);
 /* drllm_session_open for drllm_session_params in general, with SIGINT kept from the session's threads (see
  * interrupt.h). */
 int open_session_params(const struct command *command, const struct drllm_model *model,

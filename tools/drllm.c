@@ -44,14 +44,28 @@ static const struct command commands[] = {
      "the\n"
      "final norm at the last position, n_layers + 1 rows of d_model." DEPTH_NOTES,
      logits_main},
-    {"bench", "-m FILE... [OPTION]...", "Measure speed.",
+    {"bench", "(-m FILE... | --synthetic SHAPE... | --kernels) [OPTION]...", "Measure speed.",
      "One row for each prompt length and each length of generation, with each number of threads; each is run once to "
      "warm up.\n"
      "share_of_bandwidth: the bytes of weights, keys and values that a second's tokens read, divided by the bytes that "
      "as many\n"
      "threads can read from memory in a second, measured in the same run.\n"
      "With --routers, --program or --depth each test also runs at full depth and without any block, in turn. The\n"
-     "ratios are medians over the repetitions; 'of saving' is the time saved as a share of what the saved blocks take.",
+     "ratios are medians over the repetitions; 'of saving' is the time saved as a share of what the saved blocks "
+     "take.\n"
+     "--synthetic measures random weights in the shape of a model (see synthesize), written to $TMPDIR or /tmp and "
+     "read "
+     "as\n"
+     "any file. --kernels measures each matrix kernel and XNNPACK's, K x N weights times M tokens, on the matrices of "
+     "models:\n"
+     "with M = 1 out of memory and out of the cache; of an output head only M = 1. Figures are the best of the "
+     "repetitions;\n"
+     "activations are quantised before. 'of peak' is the share of what the kernel's instructions do without loads, 'of "
+     "memory'\n"
+     "that of the bandwidth, both measured in the same run. Slow kernels are measured on a part of the N rows. The "
+     "last "
+     "table\n"
+     "names the fastest kernel for each format and kind of matrix; (!): not the one that runs unasked.",
      bench_main},
     {"convert", "FORMAT IN... [-o FILE] [OPTION]...", "Turn question sets in their own file formats into JSON lines.",
      "FORMAT is arc, openbookqa, piqa, agieval, gsm8k, math or dart-math (JSON lines), truthfulqa (mc_task.json),\n"
@@ -80,7 +94,12 @@ static const struct command commands[] = {
      "masks. Intervals are 95 %: Wilson's for a task, normal for the mean over tasks. Accuracies in JSON and CSV are\n"
      "shares of 1. Times are of one thread, all ways in turn, the least of three rounds.",
      eval_main},
-    {"inspect", "FILE [OPTION]...", "Show what a GGUF file holds.", NULL, inspect_main},
+    {"inspect", "FILE [OPTION]...", "Show what a GGUF file or a packed model holds.", NULL, inspect_main},
+    {"pack", "MODEL -o FILE [OPTION]...", "Make a packed model, which starts at once.",
+     "MODEL is a GGUF file. The packed model holds the same as it lies in memory: it is mapped and used in place, and\n"
+     "gives the same answers, bit for bit. It goes wherever -m FILE is, and with --routers also where -r FILE is. It\n"
+     "serves all processors, but only this version of its format; keep the GGUF file.",
+     pack_main},
     {"tokenize", "-m FILE (-p TEXT... | -f FILE) [OPTION]...", "Turn texts into token ids, or ids into text.",
      "One line of ids a text. The model may be a file that holds only a vocabulary. With --decode the texts are ids, "
      "apart by\n"
@@ -93,6 +112,12 @@ static const struct command commands[] = {
      "--pure.\n"
      "A matrix whose rows are no whole number of blocks becomes f16.",
      quantize_main},
+    {"synthesize", "SHAPE -o FILE [OPTION]...", "Write a model of a known shape with random weights, to measure speed.",
+     "SHAPE is smollm2-135m, llama-3.2-1b, tinyllama-1.1b or llama-3.2-3b; SHAPE:N has N layers. llama.cpp runs the "
+     "file "
+     "as\n"
+     "well. The embedding and the output head are q8_0 unless --pure. Equal seeds give equal files.",
+     synthesize_main},
     {"train", "-m FILE -l FILE... -o FILE [OPTION]...", "Train routers that give prompts their layer programs.",
      "Each line of a file is a JSON object {\"task\": TEXT, \"prompt\": TEXT, \"program\": \"0-14,16x2,18-29\"}; "
      "the task\n"

@@ -417,7 +417,7 @@ static int open_timing(struct eval *eval, struct timing *timing) {
         const struct eval_run *run = timing->n + 1 < n ? &eval->results.runs[timing->n] : &no_block;
         const struct depth depth = {.depth = part_depth(eval, run, 0)};
         exit_code = open_session(eval->command, eval->model, (size_t)eval->options->model.context, 1,
-                                 &timing->sessions[timing->n]);
+                                 eval->options->model.kv, &timing->sessions[timing->n]);
         if (exit_code == TOOL_OK) {
             exit_code = depth_set(eval->command, timing->sessions[timing->n++], &depth);
         }
@@ -707,7 +707,7 @@ static int open_all(struct eval *eval) {
     }
     if (exit_code == TOOL_OK) {
         exit_code = workers_open(eval->command, eval->model, (size_t)options->model.threads,
-                                 (size_t)options->model.context, &eval->workers);
+                                 (size_t)options->model.context, options->model.kv, &eval->workers);
     }
     return exit_code;
 }

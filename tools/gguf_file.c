@@ -93,6 +93,13 @@ void drllm_gguf_set_f32s(struct drllm_gguf_changes *changes, const char *key, co
     }
 }
 
+void drllm_gguf_set_i32s(struct drllm_gguf_changes *changes, const char *key, const int32_t *values, size_t count) {
+    uint8_t *bytes = add(changes, key, DRLLM_GGUF_ARRAY, DRLLM_GGUF_I32, count, count * 4);
+    for (size_t i = 0; bytes != NULL && i < count; i++) {
+        store(bytes + 4 * i, (uint32_t)values[i], 4);
+    }
+}
+
 void drllm_gguf_set_strings(struct drllm_gguf_changes *changes, const char *key, const struct drllm_string *values,
                             size_t count) {
     size_t size = 0;

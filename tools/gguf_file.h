@@ -18,6 +18,7 @@ void drllm_gguf_set_f32(struct drllm_gguf_changes *changes, const char *key, flo
 void drllm_gguf_set_bool(struct drllm_gguf_changes *changes, const char *key, bool value);
 void drllm_gguf_set_string(struct drllm_gguf_changes *changes, const char *key, const char *text, size_t size);
 void drllm_gguf_set_f32s(struct drllm_gguf_changes *changes, const char *key, const float *values, size_t count);
+void drllm_gguf_set_i32s(struct drllm_gguf_changes *changes, const char *key, const int32_t *values, size_t count);
 void drllm_gguf_set_strings(struct drllm_gguf_changes *changes, const char *key, const struct drllm_string *values,
                             size_t count);
 void drllm_gguf_leave_out(struct drllm_gguf_changes *changes, const char *key);

@@ -1,7 +1,9 @@
-/* drllm inspect: what a GGUF file holds. */
+/* drllm inspect: what a GGUF file holds; a packed model goes to inspect_packed.c. */
+#include "quant/kv_block.h"
 #include "runtime/utf8.h"
 #include "tools/commands.h"
 #include "tools/common.h"
+#include "tools/inspect_packed.h"
 #include "tools/json.h"
 #include "tools/mapped.h"
 #include "tools/router_info.h"
@@ -15,8 +17,10 @@ enum { SHOWN_ITEMS = 4, SHOWN_BYTES = 100 };
 struct inspect_options {
     const char *path;
     int64_t context;
+    int kv; /* enum drllm_kv_type */
     bool all;
     bool json;
+    bool verify;
 };
 
 /* ---- Values ---- */
@@ -203,8 +207,8 @@ static bool get_shape(const struct drllm_gguf *gguf, const char *name, uint64_t 
     return drllm_gguf_get_u64(gguf, key, value);
 }
 
-/* Bytes of the F16 keys and values of one position; 0 when the metadata does not tell. */
-static double kv_bytes(const struct drllm_gguf *gguf) {
+/* Bytes of the keys and values of one position; 0 when the metadata does not tell. */
+static double kv_bytes(const struct inspect_options *options, const struct drllm_gguf *gguf) {
     uint64_t layers, heads, width, head_dim, kv_heads;
     if (!get_shape(gguf, "block_count", &layers) || !get_shape(gguf, "attention.head_count", &heads) ||
         !get_shape(gguf, "embedding_length", &width) || heads == 0) {
@@ -216,7 +220,8 @@ static double kv_bytes(const struct drllm_gguf *gguf) {
     if (!get_shape(gguf, "attention.key_length", &head_dim)) {
         head_dim = width / heads;
     }
-    return 2.0 * 2.0 * (double)layers * (double)kv_heads * (double)head_dim;
+    const enum drllm_format format = options->kv == DRLLM_KV_Q8_0 ? DRLLM_FORMAT_Q8_0 : DRLLM_FORMAT_F16;
+    return 2.0 * (double)layers * (double)kv_heads * (double)drllm_kv_block_bytes(format, head_dim) / DRLLM_KV_BLOCK;
 }
 
 static double context(const struct inspect_options *options, const struct drllm_gguf *gguf) {
@@ -274,7 +279,7 @@ static void print_text(const struct inspect_options *options, const struct mappe
     }
     printf("  %-8s %5zu tensors %14" PRIu64 " weights %10s\n", "sum", gguf->n_tensors, sums.weights,
            format_bytes((double)sums.bytes, bytes[0]));
-    const double kv = kv_bytes(gguf) * context(options, gguf);
+    const double kv = kv_bytes(options, gguf) * context(options, gguf);
     if (kv > 0.0) {
         printf("\nmemory at a context of %.0f: %s of weights and up to %s of keys and values, %s\n",
                context(options, gguf), format_bytes((double)sums.bytes, bytes[0]), format_bytes(kv, bytes[1]),
@@ -364,7 +369,7 @@ static int print_json(const struct command *command, const struct inspect_option
     cJSON *memory = cJSON_AddObjectToObject(json, "memory");
     cJSON_AddNumberToObject(memory, "n_context", context(options, gguf));
     cJSON_AddItemToObject(memory, "weight_bytes", json_u64(sums.bytes));
-    cJSON_AddNumberToObject(memory, "kv_bytes", kv_bytes(gguf) * context(options, gguf));
+    cJSON_AddNumberToObject(memory, "kv_bytes", kv_bytes(options, gguf) * context(options, gguf));
     free(sums.types);
     return json_print(command, json, false);
 }
@@ -399,8 +404,10 @@ int inspect_main(const struct command *command, int argc, char **argv) {
         OPT_TEXT('m', "model", &options.path, "FILE", "the same as FILE"),
         OPT_INTEGER('c', "ctx-size", &options.context, "N", 0, 1 << 30,
                     "context to estimate memory for; 0: as trained"),
+        KV_OPTION(&options),
         OPT_FLAG('a', "all", &options.all, "all items of arrays, all of long texts, and the tensors of routers"),
         OPT_FLAG(0, "json", &options.json, "print one JSON object"),
+        OPT_FLAG(0, "verify", &options.verify, "check all checksums of a packed model; reads the whole file"),
     };
     struct text_list operands = {NULL, 0};
     int exit_code;
@@ -409,7 +416,9 @@ int inspect_main(const struct command *command, int argc, char **argv) {
             exit_code = usage_error(command, "one file must be named");
         } else {
             options.path = options.path != NULL ? options.path : operands.items[0];
-            exit_code = inspect(command, &options);
+            exit_code = is_packed_model(options.path)
+                            ? inspect_packed(command, options.path, options.verify, options.json)
+                            : inspect(command, &options);
         }
     }
     free((void *)operands.items);

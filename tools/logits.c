@@ -98,7 +98,7 @@ static void print_top(const struct job *job, FILE *stream, const float *logits) 
         struct text text = {NULL, 0, 0};
         append_token_text(job->model, best[i], &text);
         fprintf(stream, "%8d %10.5f %12.6f  ", (int)best[i], (double)logits[best[i]],
-                exp(drllm_log_prob(logits, job->info.n_vocab, best[i])));
+                exp(drllm_log_prob(job->model, logits, best[i])));
         print_quoted(stream, text.data, text.size);
         fputc('\n', stream);
         text_release(&text);
@@ -158,8 +158,8 @@ static int run(struct job *job) {
         exit_code = read_tokens(job);
     }
     if (exit_code == TOOL_OK) {
-        exit_code =
-            open_session(job->command, job->model, (size_t)options->context, (unsigned)options->threads, &job->session);
+        exit_code = open_session(job->command, job->model, (size_t)options->context, (unsigned)options->threads,
+                                 options->kv, &job->session);
     }
     if (exit_code == TOOL_OK) {
         exit_code = depth_set(job->command, job->session, &job->depth);

@@ -27,6 +27,7 @@ struct measurement {
     const struct command *command;
     const struct perplexity_options *options;
     struct drllm_model_info info;
+    const struct drllm_model *model;
     struct depth depth;
     struct drllm_session *session;
     struct tokens tokens;
@@ -44,7 +45,7 @@ static int add_prediction(void *user, size_t position, const float *logits) {
     struct measurement *m = user;
     const size_t next = m->first + position + 1;
     if (next < m->n_context) {
-        const double loss = -drllm_log_prob(logits, m->info.n_vocab, m->chunk[next]);
+        const double loss = -drllm_log_prob(m->model, logits, m->chunk[next]);
         m->sum += loss;
         m->sum_squares += loss * loss;
         m->count++;
@@ -152,11 +153,12 @@ static int run(struct measurement *m) {
     }
     if (exit_code == TOOL_OK) {
         drllm_model_get_info(model, &m->info);
+        m->model = model;
         m->n_context = (size_t)options->context;
         exit_code = cut_text(m, model);
     }
     if (exit_code == TOOL_OK) {
-        exit_code = open_session(m->command, model, m->n_context, (unsigned)options->threads, &m->session);
+        exit_code = open_session(m->command, model, m->n_context, (unsigned)options->threads, options->kv, &m->session);
     }
     if (exit_code == TOOL_OK) {
         exit_code = depth_set(m->command, m->session, &m->depth);

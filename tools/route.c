@@ -377,8 +377,8 @@ static int open_all(struct router_job *job) {
         exit_code = depth_open(job->command, &job->options->depth, job->model, &job->depth);
     }
     if (exit_code == TOOL_OK) {
-        exit_code =
-            open_session(job->command, job->model, (size_t)options->context, (unsigned)options->threads, &job->session);
+        exit_code = open_session(job->command, job->model, (size_t)options->context, (unsigned)options->threads,
+                                 options->kv, &job->session);
     }
     if (exit_code == TOOL_OK) {
         exit_code = depth_set(job->command, job->session, &job->depth);

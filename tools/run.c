@@ -93,7 +93,8 @@ static int open_run_session(struct run *run) {
                n_context);
         return TOOL_FAILED;
     }
-    const int exit_code = open_session(run->command, run->model, n_context, (unsigned)options->threads, &run->session);
+    const int exit_code =
+        open_session(run->command, run->model, n_context, (unsigned)options->threads, options->kv, &run->session);
     return exit_code == TOOL_OK ? depth_set(run->command, run->session, &run->depth) : exit_code;
 }
 

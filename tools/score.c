@@ -317,7 +317,7 @@ static int run(struct scorer *scorer) {
     }
     if (exit_code == TOOL_OK) {
         exit_code = open_session(scorer->command, scorer->model, (size_t)model->context, (unsigned)model->threads,
-                                 &scorer->session);
+                                 model->kv, &scorer->session);
     }
     if (exit_code == TOOL_OK) {
         exit_code = depth_set(scorer->command, scorer->session, &scorer->depth);

@@ -416,7 +416,7 @@ static int run(struct search *search) {
     }
     if (exit_code == TOOL_OK) {
         exit_code = workers_open(search->command, search->model, (size_t)options->model.threads,
-                                 (size_t)options->model.context, &search->workers);
+                                 (size_t)options->model.context, options->model.kv, &search->workers);
     }
     if (exit_code == TOOL_OK) {
         exit_code = make_groups(search);

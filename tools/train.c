@@ -83,7 +83,7 @@ static int open_all(struct train_job *job) {
     }
     if (exit_code == TOOL_OK) {
         exit_code = workers_open(job->command, job->model, (size_t)options->model.threads,
-                                 (size_t)options->model.context, &job->workers);
+                                 (size_t)options->model.context, options->model.kv, &job->workers);
     }
     return exit_code == TOOL_OK ? open_features(job) : exit_code;
 }

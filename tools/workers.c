@@ -23,7 +23,7 @@ static struct drllm_threads *create_threads(unsigned n) {
 }
 
 int workers_open(const struct command *command, const struct drllm_model *model, size_t n_workers, size_t n_context,
-                 struct workers *workers) {
+                 int kv, struct workers *workers) {
     *workers = (struct workers){NULL, NULL, 0};
     workers->threads = create_threads(n_workers != 0 ? (unsigned)n_workers : drllm_default_threads());
     if (workers->threads == NULL) {
@@ -33,7 +33,7 @@ int workers_open(const struct command *command, const struct drllm_model *model,
     const size_t count = drllm_threads_count(workers->threads);
     workers->sessions = allocate(count, sizeof(struct drllm_session *));
     for (; workers->count < count; workers->count++) {
-        const int exit_code = open_session(command, model, n_context, 1, &workers->sessions[workers->count]);
+        const int exit_code = open_session(command, model, n_context, 1, kv, &workers->sessions[workers->count]);
         if (exit_code != TOOL_OK) {
             return exit_code;
         }

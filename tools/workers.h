@@ -11,9 +11,10 @@ struct workers {
     size_t count;
 };
 
-/* n_workers 0: one per free fast core. Sessions hold n_context tokens. Returns an exit code; release in any case. */
+/* n_workers 0: one per free fast core. Sessions hold n_context tokens, with keys and values as kv says (enum
+ * drllm_kv_type). Returns an exit code; release in any case. */
 int workers_open(const struct command *command, const struct drllm_model *model, size_t n_workers, size_t n_context,
-                 struct workers *workers);
+                 int kv, struct workers *workers);
 void workers_release(struct workers *workers);
 
 /* Call task(user, worker, session, index) for index 0 .. n_tasks-1, each once, one at a time on a worker; stops handing out

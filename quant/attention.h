@@ -1,0 +1,41 @@
+/* The kernels of attention, part of each backend's table (vec.h). They run over a tile of keys at a time and carry each
+ * row's largest score, sum of weights and weighted values from tile to tile; attention_ref.c defines the values, and
+ * every backend gives the same bits. Blocks of keys and values are those of kv_block.h, block_bytes apart; elements are
+ * exact as floats in each format, so that a block and its expansion to F32 give the same bits, too. */
+#ifndef DRLLM_QUANT_ATTENTION_H
+#define DRLLM_QUANT_ATTENTION_H
+
+#include "quant/kv_block.h"
+
+struct drllm_attention_ops {
+    /* s[r*lds + j] = sum over d, in order, of q[r*ldq + d] * k[j][d], for j < 8*n_blocks, r < n_rows. */
+    void (*scores)(enum drllm_format format, const float *q, size_t ldq, size_t n_rows, const void *k,
+                   size_t block_bytes, size_t n_blocks, size_t head_dim, float *s, size_t lds);
+    /* The weights of rows s[r*lds + 0 .. n-1], to the base 2: max[r] becomes the largest of itself and the row's s,
+     * factor[r] = exp2(old max - new max), s = exp2(s - max[r]), sum[r] = sum[r] * factor[r] + the sum of the row's s
+     * (over 8 lanes, folded as in vec.h). -INFINITY gives exactly 0. n is a multiple of 8; a row begins with max
+     * -INFINITY and sum 0, and one of its first tile's scores is finite, none plus infinity. */
+    void (*softmax)(float *s, size_t lds, size_t n_rows, size_t n, float *max, float *sum, float *factor);
+    /* o[r*ldo + d] = o[r*ldo + d] * factor[r], then plus p[r*ldp + j] * v[j][d] for each j < n_keys, in order. head_dim
+     * is a multiple of 8. */
+    void (*values)(enum drllm_format format, const float *p, size_t ldp, size_t n_rows, const void *v,
+                   size_t block_bytes, size_t n_keys, size_t head_dim, const float *factor, float *o, size_t ldo);
+    /* Blocks of F16 or Q8_0 as blocks of F32 without gaps, which many rows then read faster. */
+    void (*expand_keys)(enum drllm_format format, const void *k, size_t block_bytes, size_t n_blocks, size_t head_dim,
+                        float *out);
+    void (*expand_values)(enum drllm_format format, const void *v, size_t block_bytes, size_t n_blocks, size_t head_dim,
+                          float *out);
+};
+
+extern const struct drllm_attention_ops drllm_attention_ref;
+#if defined(__x86_64__)
+extern const struct drllm_attention_ops drllm_attention_avx2;
+#elif defined(__aarch64__)
+extern const struct drllm_attention_ops drllm_attention_neon;
+#endif
+
+/* 2^x for x <= 0 within 2 units in the last place, one sequence of operations on every machine; 0 below -126.5 and for
+ * NaN. Unspecified above 0. */
+float drllm_exp2f(float x);
+
+#endif

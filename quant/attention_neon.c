@@ -1,0 +1,355 @@
+/* The kernels of attention for every ARMv8-A processor: the values of attention_ref.c, 8 lanes as two registers. */
+#if defined(__aarch64__)
+
+#include "quant/attention.h"
+
+#include <arm_neon.h>
+#include <string.h>
+
+/* Formats and sizes of tiles reach the helpers as constants, so that their loops unroll and the arrays live in
+ * registers. */
+#define INLINE static inline __attribute__((always_inline))
+
+enum { LANES = DRLLM_KV_BLOCK, MAX_ROWS = 4, MAX_BLOCKS = 4 };
+
+INLINE float fold(float32x4_t low, float32x4_t high) {
+    const float32x4_t four = vaddq_f32(low, high);
+    const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+
+/* max, unlike FMAX, where x is NaN */
+INLINE float32x4_t max_known(float32x4_t x, float32x4_t max) {
+    return vbslq_f32(vcgtq_f32(x, max), x, max);
+}
+
+/* a * b + c, rounded twice. */
+INLINE float32x4_t mul_add(float32x4_t a, float32x4_t b, float32x4_t c) {
+    return vaddq_f32(vmulq_f32(a, b), c);
+}
+
+/* drllm_exp2f in every lane */
+INLINE float32x4_t exp2_4(float32x4_t x) {
+    const float32x4_t shift = vdupq_n_f32(0x1.8p23f);
+    const float32x4_t held = max_known(x, vdupq_n_f32(-127.0f));
+    const float32x4_t shifted = vaddq_f32(held, shift);
+    const float32x4_t r = vsubq_f32(held, vsubq_f32(shifted, shift));
+    float32x4_t p = vdupq_n_f32(1.535336188319500e-4f);
+    p = mul_add(p, r, vdupq_n_f32(1.339887440266574e-3f));
+    p = mul_add(p, r, vdupq_n_f32(9.618437357674640e-3f));
+    p = mul_add(p, r, vdupq_n_f32(5.550332471162809e-2f));
+    p = mul_add(p, r, vdupq_n_f32(2.402264791363012e-1f));
+    p = mul_add(p, r, vdupq_n_f32(6.931472028550421e-1f));
+    p = mul_add(p, r, vdupq_n_f32(1.0f));
+    const uint32x4_t exponent = vaddq_u32(vreinterpretq_u32_f32(shifted), vdupq_n_u32(127));
+    return vmulq_f32(p, vreinterpretq_f32_u32(vshlq_n_u32(exponent, 23)));
+}
+
+/* ---- Elements of blocks ---- */
+
+INLINE void load_f16(const unsigned char *p, float32x4_t out[2]) {
+    const float16x8_t halves = vreinterpretq_f16_u8(vld1q_u8(p));
+    out[0] = vcvt_f32_f16(vget_low_f16(halves));
+    out[1] = vcvt_high_f32_f16(halves);
+}
+
+/* Elements i to i+7 of a block, scale being theirs. */
+INLINE void load_elements(enum drllm_format format, const unsigned char *block, size_t i, const float32x4_t scale[2],
+                          float32x4_t out[2]) {
+    if (format == DRLLM_FORMAT_F32) {
+        out[0] = vreinterpretq_f32_u8(vld1q_u8(block + i * sizeof(float)));
+        out[1] = vreinterpretq_f32_u8(vld1q_u8(block + (i + 4) * sizeof(float)));
+    } else if (format == DRLLM_FORMAT_F16) {
+        load_f16(block + i * sizeof(uint16_t), out);
+    } else {
+        const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(vld1_u8(block + i)));
+        out[0] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide))), scale[0]);
+        out[1] = vmulq_f32(vcvtq_f32_s32(vmovl_high_s16(wide)), scale[1]);
+    }
+}
+
+/* The scales of a group of keys in a block's 8 positions. */
+INLINE void key_scales(enum drllm_format format, const unsigned char *block, size_t head_dim, size_t d,
+                       float32x4_t scale[2]) {
+    if (format == DRLLM_FORMAT_Q8_0) {
+        load_f16(block + drllm_kv_scales(head_dim) + d / DRLLM_GROUP * LANES * sizeof(uint16_t), scale);
+    }
+}
+
+/* The scale of a group of values at one position of a block. */
+INLINE void value_scale(enum drllm_format format, const unsigned char *block, size_t head_dim, size_t lane, size_t d,
+                        float32x4_t scale[2]) {
+    if (format == DRLLM_FORMAT_Q8_0) {
+        uint16_t half;
+        memcpy(&half,
+               block + drllm_kv_scales(head_dim) + (lane * (head_dim / DRLLM_GROUP) + d / DRLLM_GROUP) * sizeof half,
+               sizeof half);
+        scale[0] = scale[1] = vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(half)));
+    }
+}
+
+/* ---- Scores ---- */
+
+/* n_rows x n_blocks blocks of scores. */
+INLINE void tile_scores(enum drllm_format format, const float *q, size_t ldq, size_t n_rows, const unsigned char *k,
+                        size_t block_bytes, size_t n_blocks, size_t head_dim, float *s, size_t lds) {
+    float32x4_t acc[MAX_ROWS][MAX_BLOCKS][2];
+    for (size_t r = 0; r < n_rows; r++) {
+        for (size_t b = 0; b < n_blocks; b++) {
+            acc[r][b][0] = acc[r][b][1] = vdupq_n_f32(0.0f);
+        }
+    }
+    const size_t group = format == DRLLM_FORMAT_Q8_0 ? (size_t)DRLLM_GROUP : head_dim;
+    for (size_t start = 0; start < head_dim; start += group) {
+        float32x4_t scales[MAX_BLOCKS][2] = {{vdupq_n_f32(0.0f)}};
+        for (size_t b = 0; b < n_blocks; b++) {
+            key_scales(format, k + b * block_bytes, head_dim, start, scales[b]);
+        }
+        for (size_t d = start; d < start + group; d++) {
+            for (size_t b = 0; b < n_blocks; b++) {
+                float32x4_t keys[2];
+                load_elements(format, k + b * block_bytes, d * LANES, scales[b], keys);
+                for (size_t r = 0; r < n_rows; r++) {
+                    acc[r][b][0] = vaddq_f32(acc[r][b][0], vmulq_n_f32(keys[0], q[r * ldq + d]));
+                    acc[r][b][1] = vaddq_f32(acc[r][b][1], vmulq_n_f32(keys[1], q[r * ldq + d]));
+                }
+            }
+        }
+    }
+    for (size_t r = 0; r < n_rows; r++) {
+        for (size_t b = 0; b < n_blocks; b++) {
+            vst1q_f32(s + r * lds + b * LANES, acc[r][b][0]);
+            vst1q_f32(s + r * lds + b * LANES + 4, acc[r][b][1]);
+        }
+    }
+}
+
+/* Scores of n_rows rows, `width` blocks at a time. */
+INLINE void rows_scores(enum drllm_format format, const float *q, size_t ldq, size_t n_rows, size_t width,
+                        const unsigned char *k, size_t block_bytes, size_t n_blocks, size_t head_dim, float *s,
+                        size_t lds) {
+    size_t b = 0;
+    for (; b + width <= n_blocks; b += width) {
+        tile_scores(format, q, ldq, n_rows, k + b * block_bytes, block_bytes, width, head_dim, s + b * LANES, lds);
+    }
+    for (; b < n_blocks; b++) {
+        tile_scores(format, q, ldq, n_rows, k + b * block_bytes, block_bytes, 1, head_dim, s + b * LANES, lds);
+    }
+}
+
+/* The widths keep eight or more sums side by side in 32 registers. */
+INLINE void scores_of(enum drllm_format format, const float *q, size_t ldq, size_t n_rows, const unsigned char *k,
+                      size_t block_bytes, size_t n_blocks, size_t head_dim, float *s, size_t lds) {
+    for (; n_rows >= 4; n_rows -= 4, q += 4 * ldq, s += 4 * lds) {
+        rows_scores(format, q, ldq, 4, 2, k, block_bytes, n_blocks, head_dim, s, lds);
+    }
+    switch (n_rows) {
+    case 3:
+        rows_scores(format, q, ldq, 3, 2, k, block_bytes, n_blocks, head_dim, s, lds);
+        break;
+    case 2:
+        rows_scores(format, q, ldq, 2, 4, k, block_bytes, n_blocks, head_dim, s, lds);
+        break;
+    case 1:
+        rows_scores(format, q, ldq, 1, 4, k, block_bytes, n_blocks, head_dim, s, lds);
+        break;
+    default:
+        break;
+    }
+}
+
+static void scores(enum drllm_format format, const float *q, size_t ldq, size_t n_rows, const void *k,
+                   size_t block_bytes, size_t n_blocks, size_t head_dim, float *s, size_t lds) {
+    switch (format) {
+    case DRLLM_FORMAT_F32:
+        scores_of(DRLLM_FORMAT_F32, q, ldq, n_rows, k, block_bytes, n_blocks, head_dim, s, lds);
+        break;
+    case DRLLM_FORMAT_F16:
+        scores_of(DRLLM_FORMAT_F16, q, ldq, n_rows, k, block_bytes, n_blocks, head_dim, s, lds);
+        break;
+    default:
+        scores_of(DRLLM_FORMAT_Q8_0, q, ldq, n_rows, k, block_bytes, n_blocks, head_dim, s, lds);
+        break;
+    }
+}
+
+/* ---- Weights ---- */
+
+/* The steps go over all rows one after the other, since a single row's would wait for each other. */
+static void softmax(float *s, size_t lds, size_t n_rows, size_t n, float *max, float *sum, float *factor) {
+    for (size_t r = 0; r < n_rows; r++) {
+        float32x4_t maxima[2] = {vdupq_n_f32(max[r]), vdupq_n_f32(max[r])};
+        for (size_t i = 0; i < n; i += LANES) {
+            maxima[0] = max_known(vld1q_f32(s + r * lds + i), maxima[0]);
+            maxima[1] = max_known(vld1q_f32(s + r * lds + i + 4), maxima[1]);
+        }
+        const float most = vmaxvq_f32(vmaxq_f32(maxima[0], maxima[1]));
+        factor[r] = drllm_exp2f(max[r] - most);
+        max[r] = most;
+    }
+    for (size_t r = 0; r < n_rows; r++) {
+        const float32x4_t most = vdupq_n_f32(max[r]);
+        float32x4_t low = vdupq_n_f32(0.0f);
+        float32x4_t high = low;
+        for (size_t i = 0; i < n; i += LANES) {
+            float *at = s + r * lds + i;
+            const float32x4_t a = exp2_4(vsubq_f32(vld1q_f32(at), most));
+            const float32x4_t b = exp2_4(vsubq_f32(vld1q_f32(at + 4), most));
+            vst1q_f32(at, a);
+            vst1q_f32(at + 4, b);
+            low = vaddq_f32(low, a);
+            high = vaddq_f32(high, b);
+        }
+        sum[r] = sum[r] * factor[r] + fold(low, high);
+    }
+}
+
+/* ---- Weighted values ---- */
+
+/* n_rows x n_blocks times 8 outputs, from dimension d on. */
+INLINE void tile_values(enum drllm_format format, const float *p, size_t ldp, size_t n_rows, const unsigned char *v,
+                        size_t block_bytes, size_t n_keys, size_t head_dim, size_t d, size_t n_blocks,
+                        const float *factor, float *o, size_t ldo) {
+    float32x4_t acc[MAX_ROWS][MAX_BLOCKS][2];
+    for (size_t r = 0; r < n_rows; r++) {
+        for (size_t b = 0; b < n_blocks; b++) {
+            acc[r][b][0] = vmulq_n_f32(vld1q_f32(o + r * ldo + d + b * LANES), factor[r]);
+            acc[r][b][1] = vmulq_n_f32(vld1q_f32(o + r * ldo + d + b * LANES + 4), factor[r]);
+        }
+    }
+    for (size_t j = 0; j < n_keys; j += LANES, v += block_bytes) {
+        const size_t n_lanes = n_keys - j < LANES ? n_keys - j : (size_t)LANES;
+        for (size_t lane = 0; lane < n_lanes; lane++) {
+            float32x4_t scale[2] = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
+            value_scale(format, v, head_dim, lane, d, scale); /* a tile lies within a group */
+            for (size_t b = 0; b < n_blocks; b++) {
+                float32x4_t values[2];
+                load_elements(format, v, lane * head_dim + d + b * LANES, scale, values);
+                for (size_t r = 0; r < n_rows; r++) {
+                    const float weight = p[r * ldp + j + lane];
+                    acc[r][b][0] = vaddq_f32(acc[r][b][0], vmulq_n_f32(values[0], weight));
+                    acc[r][b][1] = vaddq_f32(acc[r][b][1], vmulq_n_f32(values[1], weight));
+                }
+            }
+        }
+    }
+    for (size_t r = 0; r < n_rows; r++) {
+        for (size_t b = 0; b < n_blocks; b++) {
+            vst1q_f32(o + r * ldo + d + b * LANES, acc[r][b][0]);
+            vst1q_f32(o + r * ldo + d + b * LANES + 4, acc[r][b][1]);
+        }
+    }
+}
+
+/* Outputs of n_rows rows, `width` blocks of 8 at a time. */
+INLINE void rows_values(enum drllm_format format, const float *p, size_t ldp, size_t n_rows, size_t width,
+                        const unsigned char *v, size_t block_bytes, size_t n_keys, size_t head_dim, const float *factor,
+                        float *o, size_t ldo) {
+    size_t d = 0;
+    for (; d + width * LANES <= head_dim; d += width * LANES) {
+        tile_values(format, p, ldp, n_rows, v, block_bytes, n_keys, head_dim, d, width, factor, o, ldo);
+    }
+    for (; d < head_dim; d += LANES) {
+        tile_values(format, p, ldp, n_rows, v, block_bytes, n_keys, head_dim, d, 1, factor, o, ldo);
+    }
+}
+
+INLINE void values_of(enum drllm_format format, const float *p, size_t ldp, size_t n_rows, const unsigned char *v,
+                      size_t block_bytes, size_t n_keys, size_t head_dim, const float *factor, float *o, size_t ldo) {
+    for (; n_rows >= 4; n_rows -= 4, p += 4 * ldp, factor += 4, o += 4 * ldo) {
+        rows_values(format, p, ldp, 4, 2, v, block_bytes, n_keys, head_dim, factor, o, ldo);
+    }
+    switch (n_rows) {
+    case 3:
+        rows_values(format, p, ldp, 3, 2, v, block_bytes, n_keys, head_dim, factor, o, ldo);
+        break;
+    case 2:
+        rows_values(format, p, ldp, 2, 4, v, block_bytes, n_keys, head_dim, factor, o, ldo);
+        break;
+    case 1:
+        rows_values(format, p, ldp, 1, 4, v, block_bytes, n_keys, head_dim, factor, o, ldo);
+        break;
+    default:
+        break;
+    }
+}
+
+static void values(enum drllm_format format, const float *p, size_t ldp, size_t n_rows, const void *v,
+                   size_t block_bytes, size_t n_keys, size_t head_dim, const float *factor, float *o, size_t ldo) {
+    switch (format) {
+    case DRLLM_FORMAT_F32:
+        values_of(DRLLM_FORMAT_F32, p, ldp, n_rows, v, block_bytes, n_keys, head_dim, factor, o, ldo);
+        break;
+    case DRLLM_FORMAT_F16:
+        values_of(DRLLM_FORMAT_F16, p, ldp, n_rows, v, block_bytes, n_keys, head_dim, factor, o, ldo);
+        break;
+    default:
+        values_of(DRLLM_FORMAT_Q8_0, p, ldp, n_rows, v, block_bytes, n_keys, head_dim, factor, o, ldo);
+        break;
+    }
+}
+
+/* ---- Expansion ---- */
+
+INLINE void store8(float *out, const float32x4_t value[2]) {
+    vst1q_f32(out, value[0]);
+    vst1q_f32(out + 4, value[1]);
+}
+
+static void expand_f16(const unsigned char *block, size_t n, float *out) {
+    for (size_t i = 0; i < n; i += LANES) {
+        float32x4_t value[2];
+        load_f16(block + i * sizeof(uint16_t), value);
+        store8(out + i, value);
+    }
+}
+
+static void expand_keys(enum drllm_format format, const void *k, size_t block_bytes, size_t n_blocks, size_t head_dim,
+                        float *out) {
+    const unsigned char *block = k;
+    for (size_t b = 0; b < n_blocks; b++, block += block_bytes, out += head_dim * LANES) {
+        if (format == DRLLM_FORMAT_F16) {
+            expand_f16(block, head_dim * LANES, out);
+            continue;
+        }
+        for (size_t d = 0; d < head_dim; d++) {
+            float32x4_t scale[2];
+            float32x4_t value[2];
+            key_scales(DRLLM_FORMAT_Q8_0, block, head_dim, d, scale);
+            load_elements(DRLLM_FORMAT_Q8_0, block, d * LANES, scale, value);
+            store8(out + d * LANES, value);
+        }
+    }
+}
+
+static void expand_values(enum drllm_format format, const void *v, size_t block_bytes, size_t n_blocks, size_t head_dim,
+                          float *out) {
+    const unsigned char *block = v;
+    for (size_t b = 0; b < n_blocks; b++, block += block_bytes, out += head_dim * LANES) {
+        if (format == DRLLM_FORMAT_F16) {
+            expand_f16(block, head_dim * LANES, out);
+            continue;
+        }
+        for (size_t start = 0; start < head_dim * LANES; start += DRLLM_GROUP) {
+            float32x4_t scale[2];
+            value_scale(DRLLM_FORMAT_Q8_0, block, head_dim, start / head_dim, start % head_dim, scale);
+            for (size_t i = start; i < start + DRLLM_GROUP; i += LANES) {
+                float32x4_t value[2];
+                load_elements(DRLLM_FORMAT_Q8_0, block, i, scale, value);
+                store8(out + i, value);
+            }
+        }
+    }
+}
+
+const struct drllm_attention_ops drllm_attention_neon = {
+    .scores = scores,
+    .softmax = softmax,
+    .values = values,
+    .expand_keys = expand_keys,
+    .expand_values = expand_values,
+};
+
+#else
+typedef int drllm_attention_neon_is_empty;
+#endif
