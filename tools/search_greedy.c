@@ -272,22 +272,22 @@ static bool widen_search(const struct search_options *wanted, const struct found
     return true;
 }
 
-int search_greedy(struct evaluator *evaluator, const struct search_options *wanted, struct path *path,
+int search_greedy(struct evaluator *evaluator, const struct search_options *options, struct path *path,
                   path_hook on_point, void *user) {
-    struct search_options options = *wanted;
+    struct search_options now = *options;
     uint8_t *next = allocate(evaluator->n_layers, 1);
     const struct found *last = &path->points[path->count - 1];
     bool better = true;
     bool repeats = last->repeats;
     int exit_code = TOOL_OK;
-    options.layer_value = last->step != 0 ? last->layer_value : wanted->layer_value;
-    for (size_t step = last->step + 1; step <= options.max_steps && exit_code == TOOL_OK; step++) {
+    now.layer_value = last->step != 0 ? last->layer_value : options->layer_value;
+    for (size_t step = last->step + 1; step <= now.max_steps && exit_code == TOOL_OK; step++) {
         last = &path->points[path->count - 1];
-        if (!better && !widen_search(wanted, last, &options, &repeats)) {
+        if (!better && !widen_search(options, last, &now, &repeats)) {
             break;
         }
         struct race race = {.evaluator = evaluator,
-                            .options = &options,
+                            .options = &now,
                             .current = evaluator_memo(evaluator, last->counts),
                             .repeats = repeats};
         exit_code = run_race(&race);
@@ -295,8 +295,8 @@ int search_greedy(struct evaluator *evaluator, const struct search_options *want
             exit_code = take_finalists(&race, next, &better);
         }
         if (exit_code == TOOL_OK && better) {
-            exit_code = take_step(evaluator, &options, path, &(struct step){next, step, repeats, options.layer_value},
-                                  on_point, user);
+            exit_code =
+                take_step(evaluator, &now, path, &(struct step){next, step, repeats, now.layer_value}, on_point, user);
         }
         free(race.candidates);
     }
