@@ -240,7 +240,6 @@ struct step {
     const uint8_t *counts;
     size_t number;
     bool repeats;
-    double layer_value;
 };
 
 static int take_step(struct evaluator *evaluator, const struct search_options *options, struct path *path,
@@ -252,7 +251,7 @@ static int take_step(struct evaluator *evaluator, const struct search_options *o
     struct found *point = &path->points[path->count - 1];
     point->step = step->number;
     point->repeats = step->repeats;
-    point->layer_value = step->layer_value;
+    point->layer_value = options->layer_value;
     return on_point(user, point) ? TOOL_OK : TOOL_FAILED;
 }
 
@@ -295,8 +294,7 @@ int search_greedy(struct evaluator *evaluator, const struct search_options *opti
             exit_code = take_finalists(&race, next, &better);
         }
         if (exit_code == TOOL_OK && better) {
-            exit_code =
-                take_step(evaluator, &now, path, &(struct step){next, step, repeats, now.layer_value}, on_point, user);
+            exit_code = take_step(evaluator, &now, path, &(struct step){next, step, repeats}, on_point, user);
         }
         free(race.candidates);
     }
