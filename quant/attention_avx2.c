@@ -2,28 +2,16 @@
 #if defined(__x86_64__)
 
 #include "quant/attention.h"
+#include "quant/lanes_avx2.h"
 
 #include <immintrin.h>
 #include <string.h>
 
-/* Formats and sizes of tiles reach the helpers as constants, so that their loops unroll and the arrays live in
- * registers. */
-#define INLINE static inline __attribute__((always_inline))
+enum { LANES = DRLLM_KV_BLOCK, MAX_VECTORS = 8 };
 
-enum { LANES = DRLLM_KV_BLOCK, MAX_ROWS = 6, MAX_VECTORS = 8 };
-
-INLINE float fold(__m256 lanes) {
-    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
-    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
-
-/* The largest lane; none is NaN. */
-INLINE float fold_max(__m256 lanes) {
-    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
-    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
-}
+/* Eight or more sums side by side, which hides the latency of an addition, in 16 registers. */
+#define MAX_ROWS 6
+#define TILE_WIDTH(n_rows) ((n_rows) >= 4 ? 2 : (n_rows) >= 2 ? 4 : 8)
 
 /* drllm_exp2f in every lane; max keeps its second operand when the first is NaN, as the reference's ?: does. */
 INLINE __m256 exp2_8(__m256 x) {
@@ -115,61 +103,6 @@ INLINE void tile_scores(enum drllm_format format, const float *q, size_t ldq, si
     }
 }
 
-/* Scores of n_rows rows, `width` blocks at a time. */
-INLINE void rows_scores(enum drllm_format format, const float *q, size_t ldq, size_t n_rows, size_t width,
-                        const unsigned char *k, size_t block_bytes, size_t n_blocks, size_t head_dim, float *s,
-                        size_t lds) {
-    size_t b = 0;
-    for (; b + width <= n_blocks; b += width) {
-        tile_scores(format, q, ldq, n_rows, k + b * block_bytes, block_bytes, width, head_dim, s + b * LANES, lds);
-    }
-    for (; b < n_blocks; b++) {
-        tile_scores(format, q, ldq, n_rows, k + b * block_bytes, block_bytes, 1, head_dim, s + b * LANES, lds);
-    }
-}
-
-/* The widths keep eight or more sums side by side, which hides the latency of an addition, in 16 registers. */
-INLINE void scores_of(enum drllm_format format, const float *q, size_t ldq, size_t n_rows, const unsigned char *k,
-                      size_t block_bytes, size_t n_blocks, size_t head_dim, float *s, size_t lds) {
-    for (; n_rows >= 6; n_rows -= 6, q += 6 * ldq, s += 6 * lds) {
-        rows_scores(format, q, ldq, 6, 2, k, block_bytes, n_blocks, head_dim, s, lds);
-    }
-    switch (n_rows) {
-    case 5:
-        rows_scores(format, q, ldq, 5, 2, k, block_bytes, n_blocks, head_dim, s, lds);
-        break;
-    case 4:
-        rows_scores(format, q, ldq, 4, 2, k, block_bytes, n_blocks, head_dim, s, lds);
-        break;
-    case 3:
-        rows_scores(format, q, ldq, 3, 4, k, block_bytes, n_blocks, head_dim, s, lds);
-        break;
-    case 2:
-        rows_scores(format, q, ldq, 2, 4, k, block_bytes, n_blocks, head_dim, s, lds);
-        break;
-    case 1:
-        rows_scores(format, q, ldq, 1, 8, k, block_bytes, n_blocks, head_dim, s, lds);
-        break;
-    default:
-        break;
-    }
-}
-
-static void scores(enum drllm_format format, const float *q, size_t ldq, size_t n_rows, const void *k,
-                   size_t block_bytes, size_t n_blocks, size_t head_dim, float *s, size_t lds) {
-    switch (format) {
-    case DRLLM_FORMAT_F32:
-        scores_of(DRLLM_FORMAT_F32, q, ldq, n_rows, k, block_bytes, n_blocks, head_dim, s, lds);
-        break;
-    case DRLLM_FORMAT_F16:
-        scores_of(DRLLM_FORMAT_F16, q, ldq, n_rows, k, block_bytes, n_blocks, head_dim, s, lds);
-        break;
-    default:
-        scores_of(DRLLM_FORMAT_Q8_0, q, ldq, n_rows, k, block_bytes, n_blocks, head_dim, s, lds);
-        break;
-    }
-}
-
 /* ---- Weights ---- */
 
 /* The steps go over all rows one after the other, since a single row's would wait for each other. */
@@ -241,59 +174,7 @@ INLINE void tile_values(enum drllm_format format, const float *p, size_t ldp, si
     }
 }
 
-/* Outputs of n_rows rows, `width` vectors at a time. */
-INLINE void rows_values(enum drllm_format format, const float *p, size_t ldp, size_t n_rows, size_t width,
-                        const unsigned char *v, size_t block_bytes, size_t n_keys, size_t head_dim, const float *factor,
-                        float *o, size_t ldo) {
-    size_t d = 0;
-    for (; d + width * LANES <= head_dim; d += width * LANES) {
-        tile_values(format, p, ldp, n_rows, v, block_bytes, n_keys, head_dim, d, width, factor, o, ldo);
-    }
-    for (; d < head_dim; d += LANES) {
-        tile_values(format, p, ldp, n_rows, v, block_bytes, n_keys, head_dim, d, 1, factor, o, ldo);
-    }
-}
-
-INLINE void values_of(enum drllm_format format, const float *p, size_t ldp, size_t n_rows, const unsigned char *v,
-                      size_t block_bytes, size_t n_keys, size_t head_dim, const float *factor, float *o, size_t ldo) {
-    for (; n_rows >= 6; n_rows -= 6, p += 6 * ldp, factor += 6, o += 6 * ldo) {
-        rows_values(format, p, ldp, 6, 2, v, block_bytes, n_keys, head_dim, factor, o, ldo);
-    }
-    switch (n_rows) {
-    case 5:
-        rows_values(format, p, ldp, 5, 2, v, block_bytes, n_keys, head_dim, factor, o, ldo);
-        break;
-    case 4:
-        rows_values(format, p, ldp, 4, 2, v, block_bytes, n_keys, head_dim, factor, o, ldo);
-        break;
-    case 3:
-        rows_values(format, p, ldp, 3, 4, v, block_bytes, n_keys, head_dim, factor, o, ldo);
-        break;
-    case 2:
-        rows_values(format, p, ldp, 2, 4, v, block_bytes, n_keys, head_dim, factor, o, ldo);
-        break;
-    case 1:
-        rows_values(format, p, ldp, 1, 8, v, block_bytes, n_keys, head_dim, factor, o, ldo);
-        break;
-    default:
-        break;
-    }
-}
-
-static void values(enum drllm_format format, const float *p, size_t ldp, size_t n_rows, const void *v,
-                   size_t block_bytes, size_t n_keys, size_t head_dim, const float *factor, float *o, size_t ldo) {
-    switch (format) {
-    case DRLLM_FORMAT_F32:
-        values_of(DRLLM_FORMAT_F32, p, ldp, n_rows, v, block_bytes, n_keys, head_dim, factor, o, ldo);
-        break;
-    case DRLLM_FORMAT_F16:
-        values_of(DRLLM_FORMAT_F16, p, ldp, n_rows, v, block_bytes, n_keys, head_dim, factor, o, ldo);
-        break;
-    default:
-        values_of(DRLLM_FORMAT_Q8_0, p, ldp, n_rows, v, block_bytes, n_keys, head_dim, factor, o, ldo);
-        break;
-    }
-}
+#include "quant/attention_tiles.inc"
 
 /* ---- Expansion ---- */
 

@@ -2,31 +2,16 @@
 #if defined(__aarch64__)
 
 #include "quant/attention.h"
+#include "quant/lanes_neon.h"
 
 #include <arm_neon.h>
 #include <string.h>
 
-/* Formats and sizes of tiles reach the helpers as constants, so that their loops unroll and the arrays live in
- * registers. */
-#define INLINE static inline __attribute__((always_inline))
+enum { LANES = DRLLM_KV_BLOCK, MAX_BLOCKS = 4 };
 
-enum { LANES = DRLLM_KV_BLOCK, MAX_ROWS = 4, MAX_BLOCKS = 4 };
-
-INLINE float fold(float32x4_t low, float32x4_t high) {
-    const float32x4_t four = vaddq_f32(low, high);
-    const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
-    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
-}
-
-/* max, unlike FMAX, where x is NaN */
-INLINE float32x4_t max_known(float32x4_t x, float32x4_t max) {
-    return vbslq_f32(vcgtq_f32(x, max), x, max);
-}
-
-/* a * b + c, rounded twice. */
-INLINE float32x4_t mul_add(float32x4_t a, float32x4_t b, float32x4_t c) {
-    return vaddq_f32(vmulq_f32(a, b), c);
-}
+/* Eight or more sums side by side in 32 registers. */
+#define MAX_ROWS 4
+#define TILE_WIDTH(n_rows) ((n_rows) >= 3 ? 2 : 4)
 
 /* drllm_exp2f in every lane */
 INLINE float32x4_t exp2_4(float32x4_t x) {
@@ -124,55 +109,6 @@ INLINE void tile_scores(enum drllm_format format, const float *q, size_t ldq, si
     }
 }
 
-/* Scores of n_rows rows, `width` blocks at a time. */
-INLINE void rows_scores(enum drllm_format format, const float *q, size_t ldq, size_t n_rows, size_t width,
-                        const unsigned char *k, size_t block_bytes, size_t n_blocks, size_t head_dim, float *s,
-                        size_t lds) {
-    size_t b = 0;
-    for (; b + width <= n_blocks; b += width) {
-        tile_scores(format, q, ldq, n_rows, k + b * block_bytes, block_bytes, width, head_dim, s + b * LANES, lds);
-    }
-    for (; b < n_blocks; b++) {
-        tile_scores(format, q, ldq, n_rows, k + b * block_bytes, block_bytes, 1, head_dim, s + b * LANES, lds);
-    }
-}
-
-/* The widths keep eight or more sums side by side in 32 registers. */
-INLINE void scores_of(enum drllm_format format, const float *q, size_t ldq, size_t n_rows, const unsigned char *k,
-                      size_t block_bytes, size_t n_blocks, size_t head_dim, float *s, size_t lds) {
-    for (; n_rows >= 4; n_rows -= 4, q += 4 * ldq, s += 4 * lds) {
-        rows_scores(format, q, ldq, 4, 2, k, block_bytes, n_blocks, head_dim, s, lds);
-    }
-    switch (n_rows) {
-    case 3:
-        rows_scores(format, q, ldq, 3, 2, k, block_bytes, n_blocks, head_dim, s, lds);
-        break;
-    case 2:
-        rows_scores(format, q, ldq, 2, 4, k, block_bytes, n_blocks, head_dim, s, lds);
-        break;
-    case 1:
-        rows_scores(format, q, ldq, 1, 4, k, block_bytes, n_blocks, head_dim, s, lds);
-        break;
-    default:
-        break;
-    }
-}
-
-static void scores(enum drllm_format format, const float *q, size_t ldq, size_t n_rows, const void *k,
-                   size_t block_bytes, size_t n_blocks, size_t head_dim, float *s, size_t lds) {
-    switch (format) {
-    case DRLLM_FORMAT_F32:
-        scores_of(DRLLM_FORMAT_F32, q, ldq, n_rows, k, block_bytes, n_blocks, head_dim, s, lds);
-        break;
-    case DRLLM_FORMAT_F16:
-        scores_of(DRLLM_FORMAT_F16, q, ldq, n_rows, k, block_bytes, n_blocks, head_dim, s, lds);
-        break;
-    default:
-        scores_of(DRLLM_FORMAT_Q8_0, q, ldq, n_rows, k, block_bytes, n_blocks, head_dim, s, lds);
-        break;
-    }
-}
-
 /* ---- Weights ---- */
 
 /* The steps go over all rows one after the other, since a single row's would wait for each other. */
@@ -241,53 +177,7 @@ INLINE void tile_values(enum drllm_format format, const float *p, size_t ldp, si
     }
 }
 
-/* Outputs of n_rows rows, `width` blocks of 8 at a time. */
-INLINE void rows_values(enum drllm_format format, const float *p, size_t ldp, size_t n_rows, size_t width,
-                        const unsigned char *v, size_t block_bytes, size_t n_keys, size_t head_dim, const float *factor,
-                        float *o, size_t ldo) {
-    size_t d = 0;
-    for (; d + width * LANES <= head_dim; d += width * LANES) {
-        tile_values(format, p, ldp, n_rows, v, block_bytes, n_keys, head_dim, d, width, factor, o, ldo);
-    }
-    for (; d < head_dim; d += LANES) {
-        tile_values(format, p, ldp, n_rows, v, block_bytes, n_keys, head_dim, d, 1, factor, o, ldo);
-    }
-}
-
-INLINE void values_of(enum drllm_format format, const float *p, size_t ldp, size_t n_rows, const unsigned char *v,
-                      size_t block_bytes, size_t n_keys, size_t head_dim, const float *factor, float *o, size_t ldo) {
-    for (; n_rows >= 4; n_rows -= 4, p += 4 * ldp, factor += 4, o += 4 * ldo) {
-        rows_values(format, p, ldp, 4, 2, v, block_bytes, n_keys, head_dim, factor, o, ldo);
-    }
-    switch (n_rows) {
-    case 3:
-        rows_values(format, p, ldp, 3, 2, v, block_bytes, n_keys, head_dim, factor, o, ldo);
-        break;
-    case 2:
-        rows_values(format, p, ldp, 2, 4, v, block_bytes, n_keys, head_dim, factor, o, ldo);
-        break;
-    case 1:
-        rows_values(format, p, ldp, 1, 4, v, block_bytes, n_keys, head_dim, factor, o, ldo);
-        break;
-    default:
-        break;
-    }
-}
-
-static void values(enum drllm_format format, const float *p, size_t ldp, size_t n_rows, const void *v,
-                   size_t block_bytes, size_t n_keys, size_t head_dim, const float *factor, float *o, size_t ldo) {
-    switch (format) {
-    case DRLLM_FORMAT_F32:
-        values_of(DRLLM_FORMAT_F32, p, ldp, n_rows, v, block_bytes, n_keys, head_dim, factor, o, ldo);
-        break;
-    case DRLLM_FORMAT_F16:
-        values_of(DRLLM_FORMAT_F16, p, ldp, n_rows, v, block_bytes, n_keys, head_dim, factor, o, ldo);
-        break;
-    default:
-        values_of(DRLLM_FORMAT_Q8_0, p, ldp, n_rows, v, block_bytes, n_keys, head_dim, factor, o, ldo);
-        break;
-    }
-}
+#include "quant/attention_tiles.inc"
 
 /* ---- Expansion ---- */
 

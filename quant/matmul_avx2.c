@@ -2,12 +2,11 @@
  * See matmul_ref.c for the values, which these match bit for bit. */
 #if defined(__x86_64__)
 
+#include "quant/inline.h"
 #include "quant/matmul_kernels.h"
 
 #include <immintrin.h>
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
 
 enum {
     ROWS = DRLLM_PANEL_ROWS,

@@ -2,12 +2,10 @@
 #ifndef DRLLM_QUANT_MATMUL_NEON_H
 #define DRLLM_QUANT_MATMUL_NEON_H
 
+#include "quant/inline.h"
 #include "quant/matmul_kernels.h"
 
 #include <arm_neon.h>
-
-/* Tile sizes reach the helpers as constants, so that their loops unroll and the arrays live in registers. */
-#define INLINE static inline __attribute__((always_inline))
 
 /* For the loops that a compiler finds too large to unroll by itself. */
 #if defined(__clang__)

@@ -2,12 +2,11 @@
 #ifndef DRLLM_QUANT_MATMUL_VNNI_H
 #define DRLLM_QUANT_MATMUL_VNNI_H
 
+#include "quant/inline.h"
 #include "quant/matmul_kernels.h"
 
 #include <immintrin.h>
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
 
 enum {
     ROWS = DRLLM_PANEL_ROWS,

@@ -2,32 +2,18 @@
 #if defined(__x86_64__)
 
 #include "platform/cpu.h"
+#include "quant/lanes_avx2.h"
 #include "quant/vec_kernels.h"
 
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
-
 enum { LANES = 8 };
 
 /* All ones in the first n lanes (n <= 8): what maskload and maskstore take. */
 INLINE __m256i lane_mask(size_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-
-INLINE float fold(__m256 lanes) {
-    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
-    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
-
-/* The largest lane; none is NaN. */
-INLINE float fold_max(__m256 lanes) {
-    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
-    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
 /* drllm_expf in every lane. min and max keep their second operand when the first is NaN, as the reference's ?: does. */

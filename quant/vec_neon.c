@@ -1,30 +1,13 @@
 /* The vector functions for every ARMv8-A processor: the values of vec_ref.c, 8 lanes as two registers. */
 #if defined(__aarch64__)
 #include "platform/cpu.h"
+#include "quant/lanes_neon.h"
 #include "quant/vec_kernels.h"
 
 #include <arm_neon.h>
 #include <math.h>
 
-#define INLINE static inline __attribute__((always_inline))
-
 enum { LANES = 8 };
-
-INLINE float fold(float32x4_t low, float32x4_t high) {
-    const float32x4_t four = vaddq_f32(low, high);
-    const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
-    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
-}
-
-/* max, unlike FMAX, where x is NaN */
-INLINE float32x4_t max_known(float32x4_t x, float32x4_t max) {
-    return vbslq_f32(vcgtq_f32(x, max), x, max);
-}
-
-/* a * b + c, rounded twice. */
-INLINE float32x4_t mul_add(float32x4_t a, float32x4_t b, float32x4_t c) {
-    return vaddq_f32(vmulq_f32(a, b), c);
-}
 
 /* drllm_expf */
 INLINE float32x4_t exp4(float32x4_t x) {
