@@ -1,5 +1,7 @@
 #include "platform/threads.h"
 
+#include "platform/clock.h"
+
 #include <pthreadpool.h>
 
 #include <pthread.h>
@@ -15,11 +17,25 @@
 #endif
 #endif
 
-enum { MAX_THREADS = 1024 };
+/* Where other programs want the cores, a worker that is put aside in the middle of a task holds up the region for a
+ * whole time slice. So the pool watches how long its caller waits for the others, and works with half as many threads
+ * for a while where that is much of the time, down to the caller alone. */
+enum {
+    MAX_THREADS = 1024,
+    MAX_LEVELS = 10,              /* of 1024, 512 .. 2 threads */
+    WINDOW_NS = 10 * 1000 * 1000, /* of work, that the waiting is a share of */
+    TOLERATED_NS = 100 * 1000,    /* of waiting a region, which a wake-up may take */
+    SHORTEST_HOLD_NS = 250 * 1000 * 1000,
+};
+static const uint64_t longest_hold_ns = 4000u * 1000 * 1000;
 
 struct drllm_threads {
-    pthreadpool_t pool; /* NULL for one thread */
+    pthreadpool_t pools[MAX_LEVELS]; /* of count, count / 2 .. threads; past the last one the caller is alone */
+    size_t n_levels;
     unsigned count;
+    size_t level;                /* of the pool in use */
+    uint64_t window_ns, lost_ns; /* time in regions, and the part of it that was waiting */
+    uint64_t retry_ns, hold_ns;  /* when to try the larger pool again, and how long after the next failure */
 };
 
 static void *wait_for_gate(void *gate) {
@@ -50,6 +66,24 @@ static bool can_make_threads(size_t n) {
     return n_made == n;
 }
 
+static bool make_pools(struct drllm_threads *threads) {
+    size_t n_workers = 0;
+    for (unsigned n = threads->count; n > 1; n /= 2) {
+        n_workers += n - 1;
+    }
+    if (n_workers != 0 && !can_make_threads(n_workers)) {
+        return false;
+    }
+    for (unsigned n = threads->count; n > 1; n /= 2) {
+        pthreadpool_t pool = pthreadpool_create(n);
+        if (pool == NULL) {
+            return false;
+        }
+        threads->pools[threads->n_levels++] = pool;
+    }
+    return true;
+}
+
 struct drllm_threads *drllm_threads_create(unsigned n_threads) {
     if (n_threads > MAX_THREADS) {
         return NULL;
@@ -58,63 +92,104 @@ struct drllm_threads *drllm_threads_create(unsigned n_threads) {
     if (threads == NULL) {
         return NULL;
     }
-    *threads = (struct drllm_threads){NULL, n_threads > 1 ? n_threads : 1};
-    if (n_threads > 1) {
-        threads->pool = can_make_threads(n_threads - 1) ? pthreadpool_create(n_threads) : NULL;
-        if (threads->pool == NULL) {
-            free(threads);
-            return NULL;
-        }
+    *threads = (struct drllm_threads){.count = n_threads > 1 ? n_threads : 1, .hold_ns = SHORTEST_HOLD_NS};
+    if (!make_pools(threads)) {
+        drllm_threads_destroy(threads);
+        return NULL;
     }
     return threads;
 }
 
 void drllm_threads_destroy(struct drllm_threads *threads) {
-    if (threads != NULL) {
-        pthreadpool_destroy(threads->pool);
-        free(threads);
+    for (size_t i = 0; threads != NULL && i < threads->n_levels; i++) {
+        pthreadpool_destroy(threads->pools[i]);
     }
+    free(threads);
 }
 
 unsigned drllm_threads_count(const struct drllm_threads *threads) {
     return threads != NULL ? threads->count : 1;
 }
 
+/* ---- Regions ---- */
+
 #ifdef THREAD_SANITIZER
 void __tsan_acquire(void *address);
 void __tsan_release(void *address);
+#endif
 
 struct watched {
     drllm_task_fn task;
     void *context;
+    uint64_t end_ns, longest_ns; /* of the caller's own tasks */
 };
 
 static void run_watched(void *context, size_t worker, size_t index) {
     struct watched *watched = context;
+#ifdef THREAD_SANITIZER
     __tsan_acquire(watched);
-    watched->task(watched->context, worker, index);
-    __tsan_release(watched);
-}
 #endif
+    watched->task(watched->context, worker, index);
+#ifdef THREAD_SANITIZER
+    __tsan_release(watched);
+#endif
+    if (worker == 0) {
+        const uint64_t now = drllm_clock_ns();
+        const uint64_t took = now - watched->end_ns;
+        watched->longest_ns = took > watched->longest_ns ? took : watched->longest_ns;
+        watched->end_ns = now;
+    }
+}
 
-/* No flags: with denormals off, values would depend on the thread that computes them. */
+static void start_window(struct drllm_threads *threads, size_t level) {
+    threads->level = level;
+    threads->window_ns = 0;
+    threads->lost_ns = 0;
+}
+
+/* A region that began at start_ns is over. Waiting as long as one of the caller's own tasks takes is nobody's fault. */
+static void look_back(struct drllm_threads *threads, const struct watched *watched, uint64_t start_ns) {
+    const uint64_t now = drllm_clock_ns();
+    const uint64_t waited = now - watched->end_ns;
+    const uint64_t tolerated = TOLERATED_NS + 2 * watched->longest_ns;
+    threads->window_ns += now - start_ns;
+    threads->lost_ns += waited > tolerated ? waited : 0;
+    if (threads->window_ns < WINDOW_NS) {
+        return;
+    }
+    if (threads->lost_ns * 2 > threads->window_ns) {
+        threads->retry_ns = now + threads->hold_ns;
+        threads->hold_ns = threads->hold_ns * 2 < longest_hold_ns ? threads->hold_ns * 2 : longest_hold_ns;
+        start_window(threads, threads->level + 1);
+    } else {
+        threads->hold_ns = SHORTEST_HOLD_NS;
+        start_window(threads, threads->level);
+    }
+}
+
 void drllm_threads_run(struct drllm_threads *threads, drllm_task_fn task, void *context, size_t n_tasks) {
-    if (threads == NULL || threads->pool == NULL || n_tasks <= 1) {
+    const uint64_t start_ns = threads != NULL && threads->n_levels != 0 && n_tasks > 1 ? drllm_clock_ns() : 0;
+    if (start_ns != 0 && threads->level != 0 && start_ns >= threads->retry_ns) {
+        start_window(threads, threads->level - 1);
+    }
+    if (start_ns == 0 || threads->level == threads->n_levels) {
         for (size_t i = 0; i < n_tasks; i++) {
             task(context, 0, i);
         }
         return;
     }
+    struct watched watched = {task, context, start_ns, 0};
 #ifdef THREAD_SANITIZER
-    struct watched watched = {task, context};
     __tsan_release(&watched);
-    pthreadpool_parallelize_1d_with_thread(threads->pool, run_watched, &watched, n_tasks, 0);
-    __tsan_acquire(&watched);
-#else
-    pthreadpool_parallelize_1d_with_thread(threads->pool, task, context, n_tasks, 0);
 #endif
+    /* No flags: with denormals off, values would depend on the thread that computes them. */
+    pthreadpool_parallelize_1d_with_thread(threads->pools[threads->level], run_watched, &watched, n_tasks, 0);
+#ifdef THREAD_SANITIZER
+    __tsan_acquire(&watched);
+#endif
+    look_back(threads, &watched, start_ns);
 }
 
 void *drllm_threads_native(struct drllm_threads *threads) {
-    return threads != NULL ? threads->pool : NULL;
+    return threads != NULL && threads->n_levels != 0 ? threads->pools[0] : NULL;
 }

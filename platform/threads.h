@@ -16,7 +16,9 @@ struct drllm_threads *drllm_threads_create(unsigned n_threads);
 void drllm_threads_destroy(struct drllm_threads *threads);
 unsigned drllm_threads_count(const struct drllm_threads *threads);
 
-/* Run all tasks and wait. The order is free; one worker runs one task at a time. NULL runs inline as worker 0. */
+/* Run all tasks and wait. The order is free; one worker runs one task at a time. NULL runs inline as worker 0.
+ * Workers look out for the next call for some microseconds, then sleep. Where other programs keep them from their
+ * cores, fewer of them are used for a while, down to the caller alone; results must not depend on how many. */
 void drllm_threads_run(struct drllm_threads *threads, drllm_task_fn task, void *context, size_t n_tasks);
 
 /* The pthreadpool behind the pool, for XNNPACK; NULL when serial. */

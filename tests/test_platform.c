@@ -20,6 +20,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Run in a process of its own, for what changes the process. Its exit status, or -1 if it crashed or hung. */
@@ -239,6 +240,49 @@ static void test_threads(void **state) {
         check_runs(threads, n);
         drllm_threads_destroy(threads);
     }
+}
+
+/* Task 1 is held up when another worker than the caller has it. */
+static void be_held_up(void *context, size_t worker, size_t index) {
+    const struct timespec while_others_start = {.tv_sec = 0, .tv_nsec = 5 * 1000 * 1000};
+    const struct timespec time_slice = {.tv_sec = 0, .tv_nsec = 60 * 1000 * 1000};
+    atomic_size_t *worker_of_task_1 = context;
+    if (index == 1) {
+        atomic_store(worker_of_task_1, worker);
+    }
+    if (index == 0 || worker != 0) {
+        nanosleep(index == 0 ? &while_others_start : &time_slice, NULL);
+    }
+}
+
+/* Whether the caller gets all of a region to do, or does not, within n regions. */
+static bool caller_comes_to_be_alone(struct drllm_threads *threads, bool alone, size_t n) {
+    const struct timespec pause = {.tv_sec = 0, .tv_nsec = 100 * 1000 * 1000};
+    for (size_t i = 0; i < n; i++) {
+        atomic_size_t worker_of_task_1 = 0;
+        drllm_threads_run(threads, be_held_up, &worker_of_task_1, 2);
+        if ((worker_of_task_1 == 0) == alone) {
+            return true;
+        }
+        if (!alone) {
+            nanosleep(&pause, NULL);
+        }
+    }
+    return false;
+}
+
+static void test_threads_held_up(void **state) {
+    (void)state;
+    struct drllm_threads *threads = drllm_threads_create(4);
+    assert_non_null(threads);
+    if (drllm_threads_count(threads) == 1) {
+        drllm_threads_destroy(threads);
+        skip();
+    }
+    assert_true(caller_comes_to_be_alone(threads, false, 50));
+    assert_true(caller_comes_to_be_alone(threads, true, 50));
+    assert_true(caller_comes_to_be_alone(threads, false, 50));
+    drllm_threads_destroy(threads);
 }
 
 static void test_no_threads(void **state) {
@@ -500,6 +544,7 @@ int drllm_test_platform(void) {
         cmocka_unit_test(test_restrict),
         cmocka_unit_test(test_default_threads),
         cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_threads_held_up),
         cmocka_unit_test(test_no_threads),
         cmocka_unit_test(test_many_pools),
         cmocka_unit_test(test_threads_fail),
