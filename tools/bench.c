@@ -32,17 +32,23 @@ size_t bench_count_passes(const struct bench *bench) {
     return bench_depth_is_asked(&bench->options->depth) ? BENCH_PASSES : 1;
 }
 
-/* Returns a drllm_status. */
+/* Returns a drllm_status. The durations of generated tokens go to token_ns, if that is not NULL. */
 static int run_once(struct drllm_session *session, const struct row *row, const struct tokens *tokens, size_t n,
-                    uint64_t *ns) {
+                    uint64_t *ns, uint64_t *token_ns) {
     interrupt_watch(session);
     int status = drllm_session_rewind(session, 0);
     const uint64_t start = drllm_clock_ns();
     if (row->n_prompt != 0 && status == DRLLM_OK) {
         status = drllm_session_prefill(session, tokens->ids, n);
     }
+    uint64_t before = start;
     for (size_t i = 0; row->n_gen != 0 && i < n && status == DRLLM_OK; i++) {
         status = drllm_session_decode(session, tokens->ids[i]);
+        const uint64_t now = drllm_clock_ns();
+        if (token_ns != NULL) {
+            token_ns[i] = now - before;
+        }
+        before = now;
     }
     *ns = drllm_clock_ns() - start;
     return status;
@@ -89,7 +95,8 @@ static void let_workers_sleep(const struct row *row) {
 
 /* One repetition: full depth, the asked one, no block. Returns a drllm_status; *failed is the session. */
 static int run_passes(struct drllm_session *const *sessions, size_t n_passes, const struct row *row,
-                      const struct tokens *tokens, size_t n, uint64_t ns[BENCH_PASSES], struct drllm_session **failed) {
+                      const struct tokens *tokens, size_t n, uint64_t ns[BENCH_PASSES], uint64_t *token_ns,
+                      struct drllm_session **failed) {
     static const enum bench_pass order[BENCH_PASSES] = {BENCH_FULL, BENCH_ASKED, BENCH_NONE};
     int status = DRLLM_OK;
     for (size_t i = 0; i < BENCH_PASSES && status == DRLLM_OK; i++) {
@@ -100,7 +107,7 @@ static int run_passes(struct drllm_session *const *sessions, size_t n_passes, co
             let_workers_sleep(row);
         }
         *failed = sessions[order[i]];
-        status = run_once(*failed, row, tokens, n, &ns[order[i]]);
+        status = run_once(*failed, row, tokens, n, &ns[order[i]], order[i] == BENCH_ASKED ? token_ns : NULL);
     }
     return status;
 }
@@ -124,19 +131,25 @@ static int measure_row(const struct bench *bench, struct drllm_session *const se
     }
     row->samples = allocate(repetitions, sizeof *row->samples);
     make_tokens(&tokens, n, row->info.n_vocab);
-    int status = run_passes(sessions, n_passes, row, &tokens, warm_up, ns, &failed);
+    uint64_t *token_ns = allocate(repetitions * row->n_gen + 1, sizeof *token_ns);
+    int status = run_passes(sessions, n_passes, row, &tokens, warm_up, ns, NULL, &failed);
     const uint64_t router_before = router_ns(sessions[BENCH_ASKED]);
     const time_t now = time(NULL);
     struct tm date;
     strftime(row->test_time, sizeof row->test_time, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &date));
     for (size_t i = 0; i < repetitions && status == DRLLM_OK; i++) {
-        status = run_passes(sessions, n_passes, row, &tokens, n, ns, &failed);
+        status =
+            run_passes(sessions, n_passes, row, &tokens, n, ns, row->n_gen != 0 ? token_ns + i * n : NULL, &failed);
         for (size_t pass = 0; pass < n_passes; pass++) {
             row->pass_ns[pass][i] = ns[pass];
         }
         row->samples[i] = per_second((double)n, ns[BENCH_ASKED]);
     }
     tokens_release(&tokens);
+    if (status == DRLLM_OK) {
+        bench_tokens_summarise(&row->tokens, token_ns, repetitions * row->n_gen);
+    }
+    free(token_ns);
     if (status != DRLLM_OK) {
         return session_error(bench->command, failed, "cannot compute", status);
     }

@@ -3,6 +3,7 @@
 #define DRLLM_TOOLS_BENCH_H
 
 #include "tools/bench_depth.h"
+#include "tools/bench_tokens.h"
 #include "tools/common.h"
 
 enum output { OUTPUT_MD, OUTPUT_JSON, OUTPUT_CSV };
@@ -35,6 +36,7 @@ struct row {
     uint64_t *pass_ns[BENCH_PASSES]; /* [repetitions]; NULL for a pass that is not run */
     double *samples;                 /* [repetitions], tokens a second */
     struct bench_depth depth;        /* without a program where no depth is asked for */
+    struct bench_tokens tokens;
     double average, deviation, median, least, most;
     double bytes_per_token; /* weights, keys and values that a generated token reads; 0 for a prompt */
     double load_ms;

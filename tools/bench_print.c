@@ -22,6 +22,24 @@ static void print_depths(const struct bench *bench) {
     }
 }
 
+static void print_tokens(const struct bench *bench) {
+    bool head = false;
+    for (size_t i = 0; i < bench->n_rows; i++) {
+        const struct row *row = &bench->rows[i];
+        if (row->tokens.n == 0) {
+            continue;
+        }
+        if (!head) {
+            printf("\n");
+            bench_tokens_print_head();
+            head = true;
+        }
+        printf("| %s | %zu x %lld | %u |", row->model_type, row->n_gen, (long long)bench->options->repetitions,
+               row->n_threads);
+        bench_tokens_print(&row->tokens);
+    }
+}
+
 static void print_md(const struct bench *bench) {
     char bytes[16];
     printf("| model | size | params | backend | threads | test | median t/s | mean t/s | range | of bandwidth |\n"
@@ -34,6 +52,7 @@ static void print_md(const struct bench *bench) {
                row->deviation, row->least, row->most);
         printf(share(row) >= 0.0 ? "%.1f %% |\n" : "|\n", 100.0 * share(row));
     }
+    print_tokens(bench);
     if (bench_count_passes(bench) > 1) {
         print_depths(bench);
     }
@@ -101,6 +120,9 @@ static cJSON *row_json(const struct bench *bench, const struct row *row) {
     } else {
         cJSON_AddNullToObject(json, "bytes_per_token");
         cJSON_AddNullToObject(json, "share_of_bandwidth");
+    }
+    if (row->tokens.n != 0) {
+        bench_tokens_add_json(json, &row->tokens);
     }
     if (row->depth.program != NULL) {
         bench_depth_add_json(json, &row->depth);
