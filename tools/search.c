@@ -19,6 +19,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -248,7 +249,8 @@ static int begin_path(struct search *search, struct evaluator *evaluator, const 
     return exit_code;
 }
 
-static int search_group(struct search *search, size_t index) {
+/* On a session, or where that is NULL on all workers. */
+static int search_group(struct search *search, size_t index, struct drllm_session *session) {
     char name[GROUP_NAME_BYTES];
     struct group group;
     struct evaluator *evaluator = allocate(1, sizeof *evaluator);
@@ -256,6 +258,7 @@ static int search_group(struct search *search, size_t index) {
     name_group(search, index, name, sizeof name);
     make_group(search, index, name, &group);
     evaluator_open(evaluator, search->command, &search->workers, &group, search->n_layers);
+    evaluator->session = session;
     evaluator->no_reuse = search->options->no_reuse;
     struct point_keeper keeper = {search, name};
     int exit_code = begin_path(search, evaluator, name, path);
@@ -305,8 +308,57 @@ static void print_cost(const struct search *search) {
             100.0 * (double)sums[RESUMED] / ((double)sums[RUN] + (double)sums[RESUMED] + 1.0));
 }
 
+static int search_one_by_one(struct search *search) {
+    struct progress progress = {.what = "groups", .total = search->n_groups};
+    for (size_t i = search->shard; i < search->n_groups; i += search->n_shards) {
+        const int exit_code = search_group(search, i, NULL);
+        if (exit_code != TOOL_OK) {
+            return exit_code;
+        }
+        if (search->options->mean_saved <= 0.0) {
+            choose_alone(&search->parts, search->options->per != PER_EXAMPLE, &search->paths[i]);
+            finish_group(search, i);
+        }
+        progress_show(&progress, i + 1);
+    }
+    return TOOL_OK;
+}
+
+/* Groups of one question, each of which keeps a single core busy. */
+struct example_run {
+    struct search *search;
+    struct progress progress;
+    atomic_size_t n_done;
+    atomic_int exit_code; /* of the first that failed */
+};
+
+static int search_example(void *user, size_t worker, struct drllm_session *session, size_t task) {
+    struct example_run *run = user;
+    struct search *search = run->search;
+    const size_t index = search->shard + task * search->n_shards;
+    const int exit_code = search_group(search, index, session);
+    (void)worker;
+    if (exit_code != TOOL_OK) {
+        int expected = TOOL_OK;
+        atomic_compare_exchange_strong(&run->exit_code, &expected, exit_code);
+        return exit_code == TOOL_INTERRUPTED ? DRLLM_ERR_CANCELLED : DRLLM_ERR_STATE;
+    }
+    choose_alone(&search->parts, false, &search->paths[index]);
+    finish_group(search, index);
+    progress_show(&run->progress, atomic_fetch_add(&run->n_done, 1) + 1);
+    return DRLLM_OK;
+}
+
+static int search_examples(struct search *search) {
+    const size_t left = search->n_groups > search->shard ? search->n_groups - search->shard : 0;
+    const size_t n = (left + search->n_shards - 1) / search->n_shards;
+    struct example_run run = {.search = search, .progress = {.what = "examples", .total = n}};
+    const int status = workers_run(&search->workers, search_example, &run, n);
+    const int exit_code = atomic_load(&run.exit_code);
+    return exit_code != TOOL_OK ? exit_code : status == DRLLM_ERR_CANCELLED ? TOOL_INTERRUPTED : TOOL_OK;
+}
+
 static int search_groups(struct search *search) {
-    const bool together = search->options->mean_saved > 0.0;
     search->start_ns = drllm_clock_ns();
     search->paths = allocate(search->n_groups, sizeof *search->paths);
     for (size_t i = 0; i < search->n_groups; i++) {
@@ -316,22 +368,8 @@ static int search_groups(struct search *search) {
     for (size_t i = 0; i < search->questions.count; i++) {
         search->labels[i] = NULL;
     }
-    struct progress progress = {.what = "groups", .total = search->n_groups};
-    for (size_t i = 0; i < search->n_groups; i++) {
-        if (i % search->n_shards != search->shard) {
-            continue;
-        }
-        const int exit_code = search_group(search, i);
-        if (exit_code != TOOL_OK) {
-            return exit_code;
-        }
-        if (!together) {
-            choose_alone(&search->parts, search->options->per != PER_EXAMPLE, &search->paths[i]);
-            finish_group(search, i);
-        }
-        progress_show(&progress, i + 1);
-    }
-    if (together) {
+    int exit_code = search->options->per == PER_EXAMPLE ? search_examples(search) : search_one_by_one(search);
+    if (exit_code == TOOL_OK && search->options->mean_saved > 0.0) {
         if (!choose_together(search->paths, search->n_groups, search->options->mean_saved)) {
             report(search->command, "the programs found save fewer than %g layers in the mean; the shortest are taken",
                    search->options->mean_saved);
@@ -340,7 +378,9 @@ static int search_groups(struct search *search) {
             finish_group(search, i);
         }
     }
-    const int exit_code = write_labels(search);
+    if (exit_code == TOOL_OK) {
+        exit_code = write_labels(search);
+    }
     return exit_code == TOOL_OK ? flush_output(search->command) : exit_code;
 }
 

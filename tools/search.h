@@ -44,6 +44,7 @@ struct search_cost {
 struct evaluator {
     const struct command *command;
     struct workers *workers;
+    struct drllm_session *session; /* where questions are computed one after the other; NULL: on the workers */
     const struct group *group;
     size_t n_layers;
     bool no_reuse; /* run every program from its first block: to measure what reuse brings */

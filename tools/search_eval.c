@@ -1,6 +1,7 @@
 /* Outcomes of programs on questions: computed on all cores, resumed where hidden states can be reused, remembered. */
 #include "runtime/internal.h"
 #include "runtime/program.h"
+#include "tools/interrupt.h"
 #include "tools/search.h"
 
 #include <math.h>
@@ -241,10 +242,19 @@ static int run_any(void *user, size_t worker, struct drllm_session *session, siz
                                            : run_generative(user, worker, session, task);
 }
 
+static int run_here(struct batch *batch, size_t n) {
+    int status = DRLLM_OK;
+    for (size_t i = 0; i < n && status == DRLLM_OK; i++) {
+        status = interrupt_seen() ? DRLLM_ERR_CANCELLED : run_any(batch, 0, batch->evaluator->session, i);
+    }
+    return status;
+}
+
 int evaluate(struct evaluator *evaluator, const uint8_t *base, struct memo *const *programs, size_t n_programs,
              size_t first, size_t n) {
     struct batch batch = {evaluator, base, programs, n_programs, first};
-    const int status = workers_run(evaluator->workers, run_any, &batch, n);
+    const int status =
+        evaluator->session != NULL ? run_here(&batch, n) : workers_run(evaluator->workers, run_any, &batch, n);
     if (status == DRLLM_ERR_CANCELLED) {
         return TOOL_INTERRUPTED;
     }
