@@ -1,7 +1,7 @@
 /* The kernels of attention, part of each backend's table (vec.h). They run over a tile of keys at a time and carry each
  * row's largest score, sum of weights and weighted values from tile to tile; attention_ref.c defines the values, and
- * every backend gives the same bits. Blocks of keys and values are those of kv_block.h, block_bytes apart; elements are
- * exact as floats in each format, so that a block and its expansion to F32 give the same bits, too. */
+ * every backend gives the same bits. Blocks of keys and values are those of kv_block.h in F32 or F16, block_bytes apart;
+ * F16 is exact in F32, so that a block and its expansion give the same bits, too. */
 #ifndef DRLLM_QUANT_ATTENTION_H
 #define DRLLM_QUANT_ATTENTION_H
 
@@ -20,11 +20,8 @@ struct drllm_attention_ops {
      * is a multiple of 8. */
     void (*values)(enum drllm_format format, const float *p, size_t ldp, size_t n_rows, const void *v,
                    size_t block_bytes, size_t n_keys, size_t head_dim, const float *factor, float *o, size_t ldo);
-    /* Blocks of F16 or Q8_0 as blocks of F32 without gaps, which many rows then read faster. */
-    void (*expand_keys)(enum drllm_format format, const void *k, size_t block_bytes, size_t n_blocks, size_t head_dim,
-                        float *out);
-    void (*expand_values)(enum drllm_format format, const void *v, size_t block_bytes, size_t n_blocks, size_t head_dim,
-                          float *out);
+    /* Blocks of keys or values in F16 as blocks of F32 without gaps, which many rows then read faster. */
+    void (*expand)(const void *blocks, size_t block_bytes, size_t n_blocks, size_t head_dim, float *out);
 };
 
 extern const struct drllm_attention_ops drllm_attention_ref;

@@ -5,7 +5,6 @@
 #include "quant/lanes_avx2.h"
 
 #include <immintrin.h>
-#include <string.h>
 
 enum { LANES = DRLLM_KV_BLOCK, MAX_VECTORS = 8 };
 
@@ -36,34 +35,10 @@ INLINE __m256 load_f16(const unsigned char *p) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
 
-INLINE __m256 load_int8(const unsigned char *p) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
-}
-
-/* Elements i to i+7 of a block, scale being theirs. */
-INLINE __m256 load_elements(enum drllm_format format, const unsigned char *block, size_t i, __m256 scale) {
-    return format == DRLLM_FORMAT_F32   ? _mm256_loadu_ps((const float *)(const void *)block + i)
-           : format == DRLLM_FORMAT_F16 ? load_f16(block + i * sizeof(uint16_t))
-                                        : _mm256_mul_ps(load_int8(block + i), scale);
-}
-
-/* The scales of a group of keys in a block's 8 positions. */
-INLINE __m256 key_scales(enum drllm_format format, const unsigned char *block, size_t head_dim, size_t d) {
-    return format != DRLLM_FORMAT_Q8_0
-               ? _mm256_setzero_ps()
-               : load_f16(block + drllm_kv_scales(head_dim) + d / DRLLM_GROUP * LANES * sizeof(uint16_t));
-}
-
-/* The scale of a group of values at one position of a block. */
-INLINE __m256 value_scale(enum drllm_format format, const unsigned char *block, size_t head_dim, size_t lane,
-                          size_t d) {
-    if (format != DRLLM_FORMAT_Q8_0) {
-        return _mm256_setzero_ps();
-    }
-    uint16_t half;
-    memcpy(&half, block + drllm_kv_scales(head_dim) + (lane * (head_dim / DRLLM_GROUP) + d / DRLLM_GROUP) * sizeof half,
-           sizeof half);
-    return _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(half)));
+/* Elements i to i+7 of a block. */
+INLINE __m256 load_elements(enum drllm_format format, const unsigned char *block, size_t i) {
+    return format == DRLLM_FORMAT_F32 ? _mm256_loadu_ps((const float *)(const void *)block + i)
+                                      : load_f16(block + i * sizeof(uint16_t));
 }
 
 /* ---- Scores ---- */
@@ -77,22 +52,15 @@ INLINE void tile_scores(enum drllm_format format, const float *q, size_t ldq, si
             acc[r][b] = _mm256_setzero_ps();
         }
     }
-    const size_t group = format == DRLLM_FORMAT_Q8_0 ? (size_t)DRLLM_GROUP : head_dim;
-    for (size_t start = 0; start < head_dim; start += group) {
-        __m256 scales[MAX_VECTORS];
+    for (size_t d = 0; d < head_dim; d++) {
+        __m256 keys[MAX_VECTORS];
         for (size_t b = 0; b < n_blocks; b++) {
-            scales[b] = key_scales(format, k + b * block_bytes, head_dim, start);
+            keys[b] = load_elements(format, k + b * block_bytes, d * LANES);
         }
-        for (size_t d = start; d < start + group; d++) {
-            __m256 keys[MAX_VECTORS];
+        for (size_t r = 0; r < n_rows; r++) {
+            const __m256 value = _mm256_set1_ps(q[r * ldq + d]);
             for (size_t b = 0; b < n_blocks; b++) {
-                keys[b] = load_elements(format, k + b * block_bytes, d * LANES, scales[b]);
-            }
-            for (size_t r = 0; r < n_rows; r++) {
-                const __m256 value = _mm256_set1_ps(q[r * ldq + d]);
-                for (size_t b = 0; b < n_blocks; b++) {
-                    acc[r][b] = _mm256_add_ps(acc[r][b], _mm256_mul_ps(value, keys[b]));
-                }
+                acc[r][b] = _mm256_add_ps(acc[r][b], _mm256_mul_ps(value, keys[b]));
             }
         }
     }
@@ -152,12 +120,8 @@ INLINE void tile_values(enum drllm_format format, const float *p, size_t ldp, si
         const size_t n_lanes = n_keys - j < LANES ? n_keys - j : (size_t)LANES;
         for (size_t lane = 0; lane < n_lanes; lane++) {
             __m256 values[MAX_VECTORS];
-            __m256 scale = _mm256_setzero_ps();
             for (size_t i = 0; i < n_vectors; i++) {
-                if (i % 4 == 0) { /* a tile of fewer vectors lies within a group */
-                    scale = value_scale(format, v, head_dim, lane, d + i * LANES);
-                }
-                values[i] = load_elements(format, v, lane * head_dim + d + i * LANES, scale);
+                values[i] = load_elements(format, v, lane * head_dim + d + i * LANES);
             }
             for (size_t r = 0; r < n_rows; r++) {
                 const __m256 weight = _mm256_set1_ps(p[r * ldp + j + lane]);
@@ -178,40 +142,11 @@ INLINE void tile_values(enum drllm_format format, const float *p, size_t ldp, si
 
 /* ---- Expansion ---- */
 
-INLINE void expand_f16(const unsigned char *block, size_t n, float *out) {
-    for (size_t i = 0; i < n; i += LANES) {
-        _mm256_storeu_ps(out + i, load_f16(block + i * sizeof(uint16_t)));
-    }
-}
-
-static void expand_keys(enum drllm_format format, const void *k, size_t block_bytes, size_t n_blocks, size_t head_dim,
-                        float *out) {
-    const unsigned char *block = k;
+static void expand(const void *blocks, size_t block_bytes, size_t n_blocks, size_t head_dim, float *out) {
+    const unsigned char *block = blocks;
     for (size_t b = 0; b < n_blocks; b++, block += block_bytes, out += head_dim * LANES) {
-        if (format == DRLLM_FORMAT_F16) {
-            expand_f16(block, head_dim * LANES, out);
-            continue;
-        }
-        for (size_t d = 0; d < head_dim; d++) {
-            const __m256 scales = key_scales(DRLLM_FORMAT_Q8_0, block, head_dim, d);
-            _mm256_storeu_ps(out + d * LANES, load_elements(DRLLM_FORMAT_Q8_0, block, d * LANES, scales));
-        }
-    }
-}
-
-static void expand_values(enum drllm_format format, const void *v, size_t block_bytes, size_t n_blocks, size_t head_dim,
-                          float *out) {
-    const unsigned char *block = v;
-    for (size_t b = 0; b < n_blocks; b++, block += block_bytes, out += head_dim * LANES) {
-        if (format == DRLLM_FORMAT_F16) {
-            expand_f16(block, head_dim * LANES, out);
-            continue;
-        }
-        for (size_t start = 0; start < head_dim * LANES; start += DRLLM_GROUP) {
-            const __m256 scale = value_scale(DRLLM_FORMAT_Q8_0, block, head_dim, start / head_dim, start % head_dim);
-            for (size_t i = start; i < start + DRLLM_GROUP; i += LANES) {
-                _mm256_storeu_ps(out + i, load_elements(DRLLM_FORMAT_Q8_0, block, i, scale));
-            }
+        for (size_t i = 0; i < head_dim * LANES; i += LANES) {
+            _mm256_storeu_ps(out + i, load_f16(block + i * sizeof(uint16_t)));
         }
     }
 }
@@ -220,8 +155,7 @@ const struct drllm_attention_ops drllm_attention_avx2 = {
     .scores = scores,
     .softmax = softmax,
     .values = values,
-    .expand_keys = expand_keys,
-    .expand_values = expand_values,
+    .expand = expand,
 };
 
 #else

@@ -38,38 +38,13 @@ INLINE void load_f16(const unsigned char *p, float32x4_t out[2]) {
     out[1] = vcvt_high_f32_f16(halves);
 }
 
-/* Elements i to i+7 of a block, scale being theirs. */
-INLINE void load_elements(enum drllm_format format, const unsigned char *block, size_t i, const float32x4_t scale[2],
-                          float32x4_t out[2]) {
+/* Elements i to i+7 of a block. */
+INLINE void load_elements(enum drllm_format format, const unsigned char *block, size_t i, float32x4_t out[2]) {
     if (format == DRLLM_FORMAT_F32) {
         out[0] = vreinterpretq_f32_u8(vld1q_u8(block + i * sizeof(float)));
         out[1] = vreinterpretq_f32_u8(vld1q_u8(block + (i + 4) * sizeof(float)));
-    } else if (format == DRLLM_FORMAT_F16) {
-        load_f16(block + i * sizeof(uint16_t), out);
     } else {
-        const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(vld1_u8(block + i)));
-        out[0] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide))), scale[0]);
-        out[1] = vmulq_f32(vcvtq_f32_s32(vmovl_high_s16(wide)), scale[1]);
-    }
-}
-
-/* The scales of a group of keys in a block's 8 positions. */
-INLINE void key_scales(enum drllm_format format, const unsigned char *block, size_t head_dim, size_t d,
-                       float32x4_t scale[2]) {
-    if (format == DRLLM_FORMAT_Q8_0) {
-        load_f16(block + drllm_kv_scales(head_dim) + d / DRLLM_GROUP * LANES * sizeof(uint16_t), scale);
-    }
-}
-
-/* The scale of a group of values at one position of a block. */
-INLINE void value_scale(enum drllm_format format, const unsigned char *block, size_t head_dim, size_t lane, size_t d,
-                        float32x4_t scale[2]) {
-    if (format == DRLLM_FORMAT_Q8_0) {
-        uint16_t half;
-        memcpy(&half,
-               block + drllm_kv_scales(head_dim) + (lane * (head_dim / DRLLM_GROUP) + d / DRLLM_GROUP) * sizeof half,
-               sizeof half);
-        scale[0] = scale[1] = vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(half)));
+        load_f16(block + i * sizeof(uint16_t), out);
     }
 }
 
@@ -84,20 +59,13 @@ INLINE void tile_scores(enum drllm_format format, const float *q, size_t ldq, si
             acc[r][b][0] = acc[r][b][1] = vdupq_n_f32(0.0f);
         }
     }
-    const size_t group = format == DRLLM_FORMAT_Q8_0 ? (size_t)DRLLM_GROUP : head_dim;
-    for (size_t start = 0; start < head_dim; start += group) {
-        float32x4_t scales[MAX_BLOCKS][2] = {{vdupq_n_f32(0.0f)}};
+    for (size_t d = 0; d < head_dim; d++) {
         for (size_t b = 0; b < n_blocks; b++) {
-            key_scales(format, k + b * block_bytes, head_dim, start, scales[b]);
-        }
-        for (size_t d = start; d < start + group; d++) {
-            for (size_t b = 0; b < n_blocks; b++) {
-                float32x4_t keys[2];
-                load_elements(format, k + b * block_bytes, d * LANES, scales[b], keys);
-                for (size_t r = 0; r < n_rows; r++) {
-                    acc[r][b][0] = vaddq_f32(acc[r][b][0], vmulq_n_f32(keys[0], q[r * ldq + d]));
-                    acc[r][b][1] = vaddq_f32(acc[r][b][1], vmulq_n_f32(keys[1], q[r * ldq + d]));
-                }
+            float32x4_t keys[2];
+            load_elements(format, k + b * block_bytes, d * LANES, keys);
+            for (size_t r = 0; r < n_rows; r++) {
+                acc[r][b][0] = vaddq_f32(acc[r][b][0], vmulq_n_f32(keys[0], q[r * ldq + d]));
+                acc[r][b][1] = vaddq_f32(acc[r][b][1], vmulq_n_f32(keys[1], q[r * ldq + d]));
             }
         }
     }
@@ -156,11 +124,9 @@ INLINE void tile_values(enum drllm_format format, const float *p, size_t ldp, si
     for (size_t j = 0; j < n_keys; j += LANES, v += block_bytes) {
         const size_t n_lanes = n_keys - j < LANES ? n_keys - j : (size_t)LANES;
         for (size_t lane = 0; lane < n_lanes; lane++) {
-            float32x4_t scale[2] = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
-            value_scale(format, v, head_dim, lane, d, scale); /* a tile lies within a group */
             for (size_t b = 0; b < n_blocks; b++) {
                 float32x4_t values[2];
-                load_elements(format, v, lane * head_dim + d + b * LANES, scale, values);
+                load_elements(format, v, lane * head_dim + d + b * LANES, values);
                 for (size_t r = 0; r < n_rows; r++) {
                     const float weight = p[r * ldp + j + lane];
                     acc[r][b][0] = vaddq_f32(acc[r][b][0], vmulq_n_f32(values[0], weight));
@@ -181,53 +147,14 @@ INLINE void tile_values(enum drllm_format format, const float *p, size_t ldp, si
 
 /* ---- Expansion ---- */
 
-INLINE void store8(float *out, const float32x4_t value[2]) {
-    vst1q_f32(out, value[0]);
-    vst1q_f32(out + 4, value[1]);
-}
-
-static void expand_f16(const unsigned char *block, size_t n, float *out) {
-    for (size_t i = 0; i < n; i += LANES) {
-        float32x4_t value[2];
-        load_f16(block + i * sizeof(uint16_t), value);
-        store8(out + i, value);
-    }
-}
-
-static void expand_keys(enum drllm_format format, const void *k, size_t block_bytes, size_t n_blocks, size_t head_dim,
-                        float *out) {
-    const unsigned char *block = k;
+static void expand(const void *blocks, size_t block_bytes, size_t n_blocks, size_t head_dim, float *out) {
+    const unsigned char *block = blocks;
     for (size_t b = 0; b < n_blocks; b++, block += block_bytes, out += head_dim * LANES) {
-        if (format == DRLLM_FORMAT_F16) {
-            expand_f16(block, head_dim * LANES, out);
-            continue;
-        }
-        for (size_t d = 0; d < head_dim; d++) {
-            float32x4_t scale[2];
+        for (size_t i = 0; i < head_dim * LANES; i += LANES) {
             float32x4_t value[2];
-            key_scales(DRLLM_FORMAT_Q8_0, block, head_dim, d, scale);
-            load_elements(DRLLM_FORMAT_Q8_0, block, d * LANES, scale, value);
-            store8(out + d * LANES, value);
-        }
-    }
-}
-
-static void expand_values(enum drllm_format format, const void *v, size_t block_bytes, size_t n_blocks, size_t head_dim,
-                          float *out) {
-    const unsigned char *block = v;
-    for (size_t b = 0; b < n_blocks; b++, block += block_bytes, out += head_dim * LANES) {
-        if (format == DRLLM_FORMAT_F16) {
-            expand_f16(block, head_dim * LANES, out);
-            continue;
-        }
-        for (size_t start = 0; start < head_dim * LANES; start += DRLLM_GROUP) {
-            float32x4_t scale[2];
-            value_scale(DRLLM_FORMAT_Q8_0, block, head_dim, start / head_dim, start % head_dim, scale);
-            for (size_t i = start; i < start + DRLLM_GROUP; i += LANES) {
-                float32x4_t value[2];
-                load_elements(DRLLM_FORMAT_Q8_0, block, i, scale, value);
-                store8(out + i, value);
-            }
+            load_f16(block + i * sizeof(uint16_t), value);
+            vst1q_f32(out + i, value[0]);
+            vst1q_f32(out + i + 4, value[1]);
         }
     }
 }
@@ -236,8 +163,7 @@ const struct drllm_attention_ops drllm_attention_neon = {
     .scores = scores,
     .softmax = softmax,
     .values = values,
-    .expand_keys = expand_keys,
-    .expand_values = expand_values,
+    .expand = expand,
 };
 
 #else

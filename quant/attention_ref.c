@@ -25,32 +25,16 @@ float drllm_exp2f(float x) {
     return p * drllm_bits_to_f32(exponent << 23);
 }
 
-static uint16_t read_f16(const unsigned char *base, size_t i) {
-    uint16_t half;
-    memcpy(&half, base + i * sizeof half, sizeof half);
-    return half;
-}
-
-/* Element number i of a block, whose scale, if it has one, is number `scale`. */
-static float element(enum drllm_format format, const unsigned char *block, size_t head_dim, size_t i, size_t scale) {
-    float value;
-    switch (format) {
-    case DRLLM_FORMAT_F32:
+/* Element number i of a block. */
+static float element(enum drllm_format format, const unsigned char *block, size_t i) {
+    if (format == DRLLM_FORMAT_F32) {
+        float value;
         memcpy(&value, block + i * sizeof value, sizeof value);
         return value;
-    case DRLLM_FORMAT_F16:
-        return drllm_f16_to_f32(read_f16(block, i));
-    default:
-        return (float)(int8_t)block[i] * drllm_f16_to_f32(read_f16(block + drllm_kv_scales(head_dim), scale));
     }
-}
-
-static float key(enum drllm_format format, const unsigned char *block, size_t head_dim, size_t d, size_t lane) {
-    return element(format, block, head_dim, d * LANES + lane, d / DRLLM_GROUP * LANES + lane);
-}
-
-static float value(enum drllm_format format, const unsigned char *block, size_t head_dim, size_t lane, size_t d) {
-    return element(format, block, head_dim, lane * head_dim + d, lane * (head_dim / DRLLM_GROUP) + d / DRLLM_GROUP);
+    uint16_t half;
+    memcpy(&half, block + i * sizeof half, sizeof half);
+    return drllm_f16_to_f32(half);
 }
 
 static void scores(enum drllm_format format, const float *q, size_t ldq, size_t n_rows, const void *k,
@@ -61,7 +45,7 @@ static void scores(enum drllm_format format, const float *q, size_t ldq, size_t 
             float acc[LANES] = {0};
             for (size_t d = 0; d < head_dim; d++) {
                 for (size_t lane = 0; lane < LANES; lane++) {
-                    acc[lane] += q[r * ldq + d] * key(format, block, head_dim, d, lane);
+                    acc[lane] += q[r * ldq + d] * element(format, block, d * LANES + lane);
                 }
             }
             memcpy(s + r * lds + b * LANES, acc, sizeof acc);
@@ -97,7 +81,7 @@ static void values(enum drllm_format format, const float *p, size_t ldp, size_t 
     for (size_t j = 0; j < n_keys; j++) {
         const unsigned char *block = (const unsigned char *)v + j / LANES * block_bytes;
         for (size_t d = 0; d < head_dim; d++) {
-            const float element_d = value(format, block, head_dim, j % LANES, d);
+            const float element_d = element(format, block, j % LANES * head_dim + d);
             for (size_t r = 0; r < n_rows; r++) {
                 o[r * ldo + d] += p[r * ldp + j] * element_d;
             }
@@ -105,22 +89,10 @@ static void values(enum drllm_format format, const float *p, size_t ldp, size_t 
     }
 }
 
-static void expand_keys(enum drllm_format format, const void *k, size_t block_bytes, size_t n_blocks, size_t head_dim,
-                        float *out) {
+static void expand(const void *blocks, size_t block_bytes, size_t n_blocks, size_t head_dim, float *out) {
     for (size_t b = 0; b < n_blocks; b++) {
-        const unsigned char *block = (const unsigned char *)k + b * block_bytes;
         for (size_t i = 0; i < head_dim * LANES; i++) {
-            *out++ = key(format, block, head_dim, i / LANES, i % LANES);
-        }
-    }
-}
-
-static void expand_values(enum drllm_format format, const void *v, size_t block_bytes, size_t n_blocks, size_t head_dim,
-                          float *out) {
-    for (size_t b = 0; b < n_blocks; b++) {
-        const unsigned char *block = (const unsigned char *)v + b * block_bytes;
-        for (size_t i = 0; i < head_dim * LANES; i++) {
-            *out++ = value(format, block, head_dim, i / head_dim, i % head_dim);
+            *out++ = element(DRLLM_FORMAT_F16, (const unsigned char *)blocks + b * block_bytes, i);
         }
     }
 }
@@ -129,6 +101,5 @@ const struct drllm_attention_ops drllm_attention_ref = {
     .scores = scores,
     .softmax = softmax,
     .values = values,
-    .expand_keys = expand_keys,
-    .expand_values = expand_values,
+    .expand = expand,
 };

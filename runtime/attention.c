@@ -4,14 +4,17 @@
  * The keys go by in tiles, too, with each row's largest score, sum of weights and weighted values so far (Milakov and
  * Gimelshein, arXiv 1805.02867), so that memory does not grow with the context and a tile stays in a core's first
  * cache. A tile begins at a multiple of its size, and keys behind a row's own position get the score minus infinity,
- * hence weight 0 and nothing changed: a row's result is the same in any company. */
+ * hence weight 0 and nothing changed: a row's result is the same in any company.
+ *
+ * Over a Q8_0 cache queries and weights are quantised as the activations of any product, by 32 dimensions and by 32
+ * positions, and multiplied by the kernels of quant/matmul.h. */
 #include "runtime/session.h"
 
 #include <math.h>
 #include <string.h>
 
 enum {
-    TILE_KEYS = 64,
+    TILE_KEYS = DRLLM_KV_TILE,
     TILE_TOKENS = 16,
     TILE_ROWS = 64,  /* fewer tokens when many heads share the keys */
     DIRECT_ROWS = 6, /* more rows read an expanded tile faster */
@@ -26,6 +29,7 @@ struct attention_run {
     size_t tile_tokens;
     size_t n_tiles;
     float scale;
+    drllm_matmul_q8_fn multiply; /* of a Q8_0 cache */
 };
 
 static size_t tile_tokens(const struct drllm_config *config) {
@@ -35,10 +39,6 @@ static size_t tile_tokens(const struct drllm_config *config) {
 
 static size_t tile_rows(const struct drllm_config *config) {
     return tile_tokens(config) * (config->n_heads / config->n_kv_heads);
-}
-
-size_t drllm_attention_floats(const struct drllm_config *config) {
-    return tile_rows(config) * (2 * config->head_dim + TILE_KEYS + 3) + TILE_KEYS * config->head_dim;
 }
 
 /* The rows of a tile in a worker's memory. */
@@ -52,43 +52,51 @@ struct attention_rows {
     float *max;      /* [n] */
     float *sum;      /* [n] */
     float *factor;   /* [n]: what the outputs so far are worth now that a tile's scores are known */
-    float *expanded; /* [TILE_KEYS][head_dim]: a tile of keys or values, when there are many rows */
+    float *
+        expanded; /* [TILE_KEYS][head_dim]: a tile of keys or values when there are many rows; of a Q8_0 cache [n][head_dim],
+                      * a tile's weighted values */
+    struct drllm_activations quantised_queries, weights; /* of a Q8_0 cache */
+    void *weights_memory;
 };
+
+static size_t align(size_t bytes) {
+    return (bytes + DRLLM_ALIGNMENT - 1) / DRLLM_ALIGNMENT * DRLLM_ALIGNMENT;
+}
+
+static size_t row_floats(const struct drllm_config *config) {
+    const size_t expanded_rows = tile_rows(config) > TILE_KEYS ? tile_rows(config) : (size_t)TILE_KEYS;
+    return tile_rows(config) * (2 * config->head_dim + TILE_KEYS + 3) + expanded_rows * config->head_dim;
+}
+
+size_t drllm_attention_bytes(const struct drllm_config *config) {
+    const size_t n = tile_rows(config);
+    return align(row_floats(config) * sizeof(float)) +
+           align(drllm_activations_bytes(n, config->head_dim, DRLLM_QUANT_GROUP)) +
+           align(drllm_activations_bytes(n, TILE_KEYS, DRLLM_QUANT_GROUP));
+}
 
 static struct attention_rows begin_rows(const struct attention_run *run, size_t worker) {
     const struct drllm_config *config = &run->session->model->config;
     const size_t most = tile_rows(config);
+    unsigned char *memory = run->session->scratch.attention + worker * drllm_attention_bytes(config);
     struct attention_rows rows = {.group = config->n_heads / config->n_kv_heads};
-    rows.queries = run->session->scratch.attention + worker * drllm_attention_floats(config);
+    rows.queries = (float *)(void *)memory;
     rows.outputs = rows.queries + most * config->head_dim;
     rows.scores = rows.outputs + most * config->head_dim;
     rows.max = rows.scores + most * TILE_KEYS;
     rows.sum = rows.max + most;
     rows.factor = rows.sum + most;
     rows.expanded = rows.factor + most;
+    memory += align(row_floats(config) * sizeof(float));
+    drllm_activations_init(&rows.quantised_queries, memory, most, config->head_dim, DRLLM_QUANT_GROUP);
+    rows.quantised_queries.x = rows.queries;
+    rows.quantised_queries.ldx = config->head_dim;
+    rows.weights_memory = memory + align(drllm_activations_bytes(most, config->head_dim, DRLLM_QUANT_GROUP));
     return rows;
 }
 
-/* Add what the keys from number `first` on, n <= TILE_KEYS of them, give. */
-static void add_keys(const struct attention_run *run, size_t kv_head, const struct attention_rows *rows, size_t first,
-                     size_t n) {
-    const struct drllm_kvcache *kv = &run->session->kv;
-    const struct drllm_attention_ops *ops = run->session->model->vec->attention;
-    const size_t head_dim = kv->head_dim;
-    const size_t padded = drllm_kv_round_up(n);
-    const size_t n_blocks = padded / DRLLM_KV_BLOCK;
-    const void *keys = drllm_kvcache_keys(kv, run->slot, kv_head, first);
-    const void *values = drllm_kvcache_values(kv, run->slot, kv_head, first);
-    const size_t stride = drllm_kvcache_stride(kv);
-    const bool expand = rows->n > DIRECT_ROWS && kv->format != DRLLM_FORMAT_F32;
-    const enum drllm_format format = expand ? DRLLM_FORMAT_F32 : kv->format;
-    if (expand) {
-        ops->expand_keys(kv->format, keys, stride, n_blocks, head_dim, rows->expanded);
-        keys = rows->expanded;
-    }
-    const size_t read_stride = expand ? drllm_kv_block_bytes(DRLLM_FORMAT_F32, head_dim) : stride;
-    ops->scores(format, rows->queries, head_dim, rows->n, keys, read_stride, n_blocks, head_dim, rows->scores,
-                TILE_KEYS);
+/* Keys behind a row's own position, of `padded` from number `first` on, count for nothing. */
+static void mask(const struct attention_rows *rows, size_t first, size_t padded) {
     for (size_t row = 0; first + padded > rows->position && row < rows->n; row++) {
         float *scores = rows->scores + row * TILE_KEYS;
         const size_t end = rows->position + row / rows->group + 1;
@@ -96,12 +104,82 @@ static void add_keys(const struct attention_run *run, size_t kv_head, const stru
             scores[key] = -INFINITY;
         }
     }
+}
+
+/* Weights times their positions' scales, quantised; those behind the n keys of the tile are 0. */
+static void quantize_weights(const struct attention_run *run, struct attention_rows *rows, const float *scales,
+                             size_t n) {
+    const size_t n_columns = drllm_kv_round_up(n, DRLLM_GROUP);
+    for (size_t row = 0; row < rows->n; row++) {
+        float *weights = rows->scores + row * TILE_KEYS;
+        for (size_t key = 0; key < n; key++) {
+            weights[key] *= scales[key];
+        }
+        for (size_t key = n; key < n_columns; key++) {
+            weights[key] = 0.0f;
+        }
+    }
+    drllm_activations_init(&rows->weights, rows->weights_memory, rows->n, n_columns, DRLLM_QUANT_GROUP);
+    rows->weights.x = rows->scores;
+    rows->weights.ldx = TILE_KEYS;
+    drllm_activations_quantize(&rows->weights, run->session->model->vec, 0, rows->n);
+}
+
+/* Add what the keys from number `first` on, n <= TILE_KEYS of them, give, of a Q8_0 cache. */
+static void add_quantised_keys(const struct attention_run *run, size_t kv_head, struct attention_rows *rows,
+                               size_t first, size_t n) {
+    const struct drllm_kvcache *kv = &run->session->kv;
+    const size_t head_dim = kv->head_dim;
+    const size_t padded = drllm_kv_round_up(n, DRLLM_KV_BLOCK);
+    const unsigned char *values = drllm_kvcache_values(kv, run->slot, kv_head, first);
+    const size_t panel_bytes = drllm_kv_value_panel_bytes();
+    const size_t n_panels = head_dim / DRLLM_KV_BLOCK;
+
+    run->multiply(drllm_kvcache_keys(kv, run->slot, kv_head, first), drllm_kvcache_key_stride(kv),
+                  padded / DRLLM_KV_BLOCK, head_dim / DRLLM_GROUP, rows->quantised_queries.group, rows->n, rows->scores,
+                  TILE_KEYS);
+    mask(rows, first, padded);
+    run->session->model->vec->attention->softmax(rows->scores, TILE_KEYS, rows->n, padded, rows->max, rows->sum,
+                                                 rows->factor);
+    quantize_weights(run, rows, (const float *)(const void *)(values + n_panels * panel_bytes), n);
+    run->multiply(values, panel_bytes, n_panels, drllm_kv_round_up(n, DRLLM_GROUP) / DRLLM_GROUP, rows->weights.group,
+                  rows->n, rows->expanded, head_dim);
+    for (size_t row = 0; row < rows->n; row++) {
+        const float factor = rows->factor[row];
+        const float *added = rows->expanded + row * head_dim;
+        float *output = rows->outputs + row * head_dim;
+        for (size_t d = 0; d < head_dim; d++) {
+            output[d] = output[d] * factor + added[d];
+        }
+    }
+}
+
+/* The same of floats. */
+static void add_keys(const struct attention_run *run, size_t kv_head, const struct attention_rows *rows, size_t first,
+                     size_t n) {
+    const struct drllm_kvcache *kv = &run->session->kv;
+    const struct drllm_attention_ops *ops = run->session->model->vec->attention;
+    const size_t head_dim = kv->head_dim;
+    const size_t padded = drllm_kv_round_up(n, DRLLM_KV_BLOCK);
+    const size_t n_blocks = padded / DRLLM_KV_BLOCK;
+    const void *keys = drllm_kvcache_keys(kv, run->slot, kv_head, first);
+    const void *values = drllm_kvcache_values(kv, run->slot, kv_head, first);
+    const bool expand = rows->n > DIRECT_ROWS && kv->format == DRLLM_FORMAT_F16;
+    const enum drllm_format format = expand ? DRLLM_FORMAT_F32 : kv->format;
+    size_t stride = drllm_kvcache_key_stride(kv);
+    if (expand) {
+        ops->expand(keys, stride, n_blocks, head_dim, rows->expanded);
+        keys = rows->expanded;
+        stride = drllm_kv_key_bytes(DRLLM_FORMAT_F32, head_dim);
+    }
+    ops->scores(format, rows->queries, head_dim, rows->n, keys, stride, n_blocks, head_dim, rows->scores, TILE_KEYS);
+    mask(rows, first, padded);
     ops->softmax(rows->scores, TILE_KEYS, rows->n, padded, rows->max, rows->sum, rows->factor);
     if (expand) {
-        ops->expand_values(kv->format, values, stride, n_blocks, head_dim, rows->expanded);
+        ops->expand(values, drllm_kvcache_value_stride(kv), n_blocks, head_dim, rows->expanded);
         values = rows->expanded;
     }
-    ops->values(format, rows->scores, TILE_KEYS, rows->n, values, read_stride, n, head_dim, rows->factor, rows->outputs,
+    ops->values(format, rows->scores, TILE_KEYS, rows->n, values, stride, n, head_dim, rows->factor, rows->outputs,
                 head_dim);
 }
 
@@ -132,9 +210,17 @@ static void run_tile(void *context, size_t worker, size_t index) {
         rows.max[row] = -INFINITY;
         rows.sum[row] = 0.0f;
     }
+    if (run->multiply != NULL) {
+        drllm_activations_quantize(&rows.quantised_queries, session->model->vec, 0, rows.n);
+    }
     const size_t n_keys = rows.position + n_tokens;
     for (size_t first = 0; first < n_keys; first += TILE_KEYS) {
-        add_keys(run, kv_head, &rows, first, n_keys - first < TILE_KEYS ? n_keys - first : (size_t)TILE_KEYS);
+        const size_t n = n_keys - first < TILE_KEYS ? n_keys - first : (size_t)TILE_KEYS;
+        if (run->multiply != NULL) {
+            add_quantised_keys(run, kv_head, &rows, first, n);
+        } else {
+            add_keys(run, kv_head, &rows, first, n);
+        }
     }
     for (size_t row = 0; row < rows.n; row++) {
         const float inverse = 1.0f / rows.sum[row];
@@ -153,6 +239,9 @@ void drllm_attention_run(struct drllm_session *session, size_t slot, size_t n, s
     run.tile_tokens = tile_tokens(config);
     run.n_tiles = (n + run.tile_tokens - 1) / run.tile_tokens;
     run.scale = 0x1.715476p0f / sqrtf((float)config->head_dim); /* log2(e): the weights are powers of 2 */
+    if (session->kv.format == DRLLM_FORMAT_Q8_0) {
+        run.multiply = drllm_kernel_choose(DRLLM_FORMAT_Q8_0, session->model->cpu_features)->q8;
+    }
     /* A token with few keys is done sooner than a thread is woken. */
     const bool small = n * (first + n) * config->head_dim < INLINE_WORK;
     drllm_threads_run(small ? NULL : session->threads, run_tile, &run, run.n_tiles * config->n_kv_heads);

@@ -16,21 +16,26 @@ int drllm_kvcache_init(struct drllm_kvcache *cache, const struct drllm_allocator
     return cache->slots == NULL ? DRLLM_ERR_MEMORY : DRLLM_OK;
 }
 
-static size_t block_bytes(const struct drllm_kvcache *cache) {
-    return drllm_kv_block_bytes(cache->format, cache->head_dim);
+size_t drllm_kvcache_key_stride(const struct drllm_kvcache *cache) {
+    return cache->n_kv_heads * drllm_kv_key_bytes(cache->format, cache->head_dim);
 }
 
-size_t drllm_kvcache_stride(const struct drllm_kvcache *cache) {
-    return cache->n_kv_heads * block_bytes(cache);
+size_t drllm_kvcache_value_stride(const struct drllm_kvcache *cache) {
+    return cache->n_kv_heads * drllm_kv_value_bytes(cache->format, cache->head_dim);
 }
 
-static size_t position_bytes(const struct drllm_kvcache *cache) {
-    return drllm_kvcache_stride(cache) / DRLLM_KV_BLOCK;
+/* Bytes of the keys and of the values of a tile. */
+static size_t key_tile_bytes(const struct drllm_kvcache *cache) {
+    return DRLLM_KV_TILE / DRLLM_KV_BLOCK * drllm_kvcache_key_stride(cache);
+}
+
+static size_t value_tile_bytes(const struct drllm_kvcache *cache) {
+    return DRLLM_KV_TILE / drllm_kv_value_positions(cache->format) * drllm_kvcache_value_stride(cache);
 }
 
 static void slot_free(const struct drllm_kvcache *cache, struct drllm_kv_slot *slot) {
-    drllm_release(&cache->allocator, slot->keys, slot->capacity, position_bytes(cache));
-    drllm_release(&cache->allocator, slot->values, slot->capacity, position_bytes(cache));
+    drllm_release(&cache->allocator, slot->keys, slot->capacity / DRLLM_KV_TILE, key_tile_bytes(cache));
+    drllm_release(&cache->allocator, slot->values, slot->capacity / DRLLM_KV_TILE, value_tile_bytes(cache));
 }
 
 void drllm_kvcache_free(struct drllm_kvcache *cache) {
@@ -41,30 +46,52 @@ void drllm_kvcache_free(struct drllm_kvcache *cache) {
     cache->slots = NULL;
 }
 
+/* The scales of the panels of one head's Q8_0 values. */
+static void set_panel_scales(unsigned char *block, size_t head_dim) {
+    const uint16_t one = 0x3c00;
+    for (size_t d = 0; d < head_dim; d += DRLLM_KV_BLOCK, block += drllm_kv_value_panel_bytes()) {
+        for (size_t group = 0; group < DRLLM_KV_TILE / DRLLM_GROUP; group++) {
+            for (size_t row = 0; row < DRLLM_KV_BLOCK; row++) {
+                memcpy(block + group * DRLLM_KV_PANEL_GROUP + row * sizeof one, &one, sizeof one);
+            }
+        }
+    }
+}
+
+/* What lies behind the last position in its tile is read, and what comes of it thrown away, before it is written. */
+static void clear_tiles(const struct drllm_kvcache *cache, struct drllm_kv_slot *slot, size_t first) {
+    const size_t n = slot->capacity / DRLLM_KV_TILE - first;
+    unsigned char *values = slot->values + first * value_tile_bytes(cache);
+    memset(slot->keys + first * key_tile_bytes(cache), 0, n * key_tile_bytes(cache));
+    memset(values, 0, n * value_tile_bytes(cache));
+    if (cache->format == DRLLM_FORMAT_Q8_0) {
+        for (size_t i = 0; i < n * cache->n_kv_heads; i++) {
+            set_panel_scales(values + i * drllm_kv_value_bytes(cache->format, cache->head_dim), cache->head_dim);
+        }
+    }
+}
+
 static int slot_grow(const struct drllm_kvcache *cache, struct drllm_kv_slot *slot, size_t capacity, size_t n_used) {
-    const size_t bytes = position_bytes(cache);
+    const size_t n_tiles = capacity / DRLLM_KV_TILE;
+    const size_t n_kept = drllm_kv_round_up(n_used, DRLLM_KV_TILE) / DRLLM_KV_TILE;
     struct drllm_kv_slot grown = {.capacity = capacity};
-    grown.keys = drllm_allocate(&cache->allocator, capacity, bytes);
-    grown.values = drllm_allocate(&cache->allocator, capacity, bytes);
+    grown.keys = drllm_allocate(&cache->allocator, n_tiles, key_tile_bytes(cache));
+    grown.values = drllm_allocate(&cache->allocator, n_tiles, value_tile_bytes(cache));
     if (grown.keys == NULL || grown.values == NULL) {
         slot_free(cache, &grown);
         return DRLLM_ERR_MEMORY;
     }
-    if (n_used > 0) {
-        memcpy(grown.keys, slot->keys, drllm_kv_round_up(n_used) * bytes);
-        memcpy(grown.values, slot->values, drllm_kv_round_up(n_used) * bytes);
+    if (n_kept > 0) {
+        memcpy(grown.keys, slot->keys, n_kept * key_tile_bytes(cache));
+        memcpy(grown.values, slot->values, n_kept * value_tile_bytes(cache));
     }
-    /* The rest of the last block is read, and what comes of it thrown away, before it is written. */
-    const size_t end = drllm_kv_round_up(n_used) * bytes;
-    memset(grown.keys + end, 0, capacity * bytes - end);
-    memset(grown.values + end, 0, capacity * bytes - end);
+    clear_tiles(cache, &grown, n_kept);
     slot_free(cache, slot);
     *slot = grown;
     return DRLLM_OK;
 }
 
 void drllm_kvcache_set_positions(struct drllm_kvcache *cache, size_t n_positions) {
-    enum { LEAST = 64 };
     if (cache->capacity >= n_positions) {
         return;
     }
@@ -72,7 +99,7 @@ void drllm_kvcache_set_positions(struct drllm_kvcache *cache, size_t n_positions
     size_t capacity = cache->capacity + cache->capacity / 2;
     capacity = capacity > n_positions ? capacity : n_positions;
     capacity = capacity < cache->max_positions ? capacity : cache->max_positions;
-    cache->capacity = drllm_kv_round_up(capacity > LEAST ? capacity : LEAST);
+    cache->capacity = drllm_kv_round_up(capacity, DRLLM_KV_TILE);
 }
 
 int drllm_kvcache_use(struct drllm_kvcache *cache, size_t slot, size_t n_used) {
@@ -87,71 +114,100 @@ void drllm_kvcache_trim(struct drllm_kvcache *cache, size_t n_slots) {
     }
 }
 
-static size_t block_offset(const struct drllm_kvcache *cache, size_t kv_head, size_t position) {
-    return position / DRLLM_KV_BLOCK * drllm_kvcache_stride(cache) + kv_head * block_bytes(cache);
+static unsigned char *key_block(const struct drllm_kvcache *cache, size_t slot, size_t kv_head, size_t position) {
+    return cache->slots[slot].keys + position / DRLLM_KV_BLOCK * drllm_kvcache_key_stride(cache) +
+           kv_head * drllm_kv_key_bytes(cache->format, cache->head_dim);
+}
+
+static unsigned char *value_block(const struct drllm_kvcache *cache, size_t slot, size_t kv_head, size_t position) {
+    return cache->slots[slot].values +
+           position / drllm_kv_value_positions(cache->format) * drllm_kvcache_value_stride(cache) +
+           kv_head * drllm_kv_value_bytes(cache->format, cache->head_dim);
 }
 
 const void *drllm_kvcache_keys(const struct drllm_kvcache *cache, size_t slot, size_t kv_head, size_t position) {
-    return cache->slots[slot].keys + block_offset(cache, kv_head, position);
+    return key_block(cache, slot, kv_head, position);
 }
 
 const void *drllm_kvcache_values(const struct drllm_kvcache *cache, size_t slot, size_t kv_head, size_t position) {
-    return cache->slots[slot].values + block_offset(cache, kv_head, position);
+    return value_block(cache, slot, kv_head, position);
 }
 
-/* Where a position's elements go in a block: number i at first + i * step. */
-struct place {
-    size_t first;
-    size_t step;
-};
+/* ---- Storing ---- */
 
-static void put(unsigned char *block, struct place place, size_t i, const void *element, size_t size) {
-    memcpy(block + (place.first + i * place.step) * size, element, size);
+/* The n elements of x, `width` bytes each, at block elements first, first + step ... */
+static void scatter(unsigned char *block, size_t first, size_t step, const void *x, size_t width, size_t n) {
+    const unsigned char *from = x;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(block + (first + i * step) * width, from + i * width, width);
+    }
 }
 
-/* x are the elements i to i+n-1 of a head; n <= DRLLM_GROUP, and equal to it for Q8_0. `scales` is for their scale. */
-static void store_group(const struct drllm_kvcache *cache, const struct drllm_vec_ops *vec, unsigned char *block,
-                        struct place elements, struct place scales, size_t start, size_t n, const float *x) {
+static void store_floats(const struct drllm_kvcache *cache, const struct drllm_vec_ops *vec, size_t lane,
+                         const float *key, const float *value, unsigned char *keys, unsigned char *values) {
+    const size_t head_dim = cache->head_dim;
     if (cache->format == DRLLM_FORMAT_F32) {
-        for (size_t i = 0; i < n; i++) {
-            put(block, elements, start + i, &x[i], sizeof x[i]);
-        }
+        scatter(keys, lane, DRLLM_KV_BLOCK, key, sizeof *key, head_dim);
+        scatter(values, lane * head_dim, 1, value, sizeof *value, head_dim);
         return;
     }
-    if (cache->format == DRLLM_FORMAT_F16) {
-        uint16_t half[DRLLM_GROUP];
-        vec->to_f16(half, x, n);
-        for (size_t i = 0; i < n; i++) {
-            put(block, elements, start + i, &half[i], sizeof half[i]);
-        }
-        return;
+    enum { PART = 64 };
+    uint16_t half[PART];
+    for (size_t d = 0; d < head_dim; d += PART) {
+        const size_t n = head_dim - d < PART ? head_dim - d : (size_t)PART;
+        vec->to_f16(half, key + d, n);
+        scatter(keys, d * DRLLM_KV_BLOCK + lane, DRLLM_KV_BLOCK, half, sizeof half[0], n);
+        vec->to_f16(half, value + d, n);
+        scatter(values, lane * head_dim + d, 1, half, sizeof half[0], n);
     }
-    int8_t q[DRLLM_GROUP];
+}
+
+static void store_q8_0_key(const struct drllm_vec_ops *vec, size_t head_dim, size_t lane, const float *key,
+                           unsigned char *panel) {
+    for (size_t d = 0; d < head_dim; d += DRLLM_GROUP, panel += DRLLM_KV_PANEL_GROUP) {
+        int8_t q[DRLLM_GROUP];
+        float scale, ssum;
+        int32_t sum;
+        uint16_t half;
+        vec->quantize_q8(key + d, DRLLM_GROUP, DRLLM_GROUP, q, &scale, &sum, &ssum);
+        vec->to_f16(&half, &scale, 1);
+        memcpy(panel + lane * sizeof half, &half, sizeof half);
+        unsigned char *step = panel + DRLLM_KV_BLOCK * sizeof half + lane * 4;
+        for (size_t i = 0; i < DRLLM_GROUP; i += 4, step += (size_t)DRLLM_KV_BLOCK * 4) {
+            memcpy(step, q + i, 4);
+        }
+    }
+}
+
+static void store_q8_0_value(const struct drllm_vec_ops *vec, size_t head_dim, size_t column, const float *value,
+                             unsigned char *block) {
+    int8_t q[DRLLM_KV_Q8_0_MOST_DIM];
     float scale, ssum;
     int32_t sum;
-    uint16_t half;
-    vec->quantize_q8(x, DRLLM_GROUP, DRLLM_GROUP, q, &scale, &sum, &ssum);
-    vec->to_f16(&half, &scale, 1);
-    for (size_t i = 0; i < n; i++) {
-        put(block, elements, start + i, &q[i], sizeof q[i]);
+    vec->quantize_q8(value, head_dim, head_dim, q, &scale, &sum, &ssum);
+    unsigned char *panel = block + column / DRLLM_GROUP * DRLLM_KV_PANEL_GROUP + DRLLM_KV_BLOCK * sizeof(uint16_t) +
+                           column % DRLLM_GROUP / 4 * DRLLM_KV_BLOCK * 4 + column % 4;
+    for (size_t d = 0; d < head_dim; d += DRLLM_KV_BLOCK, panel += drllm_kv_value_panel_bytes()) {
+        for (size_t row = 0; row < DRLLM_KV_BLOCK; row++) {
+            memcpy(panel + row * 4, &q[d + row], 1);
+        }
     }
-    put(block + drllm_kv_scales(cache->head_dim), scales, start / DRLLM_GROUP, &half, sizeof half);
+    memcpy(block + head_dim / DRLLM_KV_BLOCK * drllm_kv_value_panel_bytes() + column * sizeof scale, &scale,
+           sizeof scale);
 }
 
 void drllm_kvcache_store(const struct drllm_kvcache *cache, const struct drllm_vec_ops *vec, size_t slot,
                          size_t position, const float *keys, const float *values) {
     const size_t head_dim = cache->head_dim;
     const size_t lane = position % DRLLM_KV_BLOCK;
-    const struct place key = {lane, DRLLM_KV_BLOCK};
-    const struct place value = {lane * head_dim, 1};
-    const struct place value_scale = {lane * (head_dim / DRLLM_GROUP), 1};
-    for (size_t head = 0; head < cache->n_kv_heads; head++) {
-        const size_t offset = block_offset(cache, head, position);
-        for (size_t start = 0; start < head_dim; start += DRLLM_GROUP) {
-            const size_t n = head_dim - start < DRLLM_GROUP ? head_dim - start : (size_t)DRLLM_GROUP;
-            const size_t from = head * head_dim + start;
-            store_group(cache, vec, cache->slots[slot].keys + offset, key, key, start, n, keys + from);
-            store_group(cache, vec, cache->slots[slot].values + offset, value, value_scale, start, n, values + from);
+    for (size_t head = 0; head < cache->n_kv_heads; head++, keys += head_dim, values += head_dim) {
+        unsigned char *to_keys = key_block(cache, slot, head, position);
+        unsigned char *to_values = value_block(cache, slot, head, position);
+        if (cache->format == DRLLM_FORMAT_Q8_0) {
+            store_q8_0_key(vec, head_dim, lane, keys, to_keys);
+            store_q8_0_value(vec, head_dim, position % DRLLM_KV_TILE, values, to_values);
+        } else {
+            store_floats(cache, vec, lane, keys, values, to_keys, to_values);
         }
     }
 }
@@ -159,7 +215,7 @@ void drllm_kvcache_store(const struct drllm_kvcache *cache, const struct drllm_v
 uint64_t drllm_kvcache_bytes(const struct drllm_kvcache *cache) {
     uint64_t total = 0;
     for (size_t i = 0; i < cache->n_slots; i++) {
-        total += (uint64_t)cache->slots[i].capacity * position_bytes(cache) * 2;
+        total += (uint64_t)cache->slots[i].capacity / DRLLM_KV_TILE * (key_tile_bytes(cache) + value_tile_bytes(cache));
     }
     return total;
 }

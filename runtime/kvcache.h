@@ -1,7 +1,7 @@
 /* Keys and values of the tokens so far: one slot per execution of a block of the network.
  *
- * A slot's keys and its values lie in blocks of 8 positions, [position / 8][kv head][block], whose inside is described
- * in quant/kv_block.h. A slot is allocated when it is first used and grows by need; a skipped block has none. */
+ * A slot's keys and its values lie in blocks of positions, [block][kv head], whose inside is described in
+ * quant/kv_block.h. A slot is allocated when it is first used and grows by need; a skipped block has none. */
 #ifndef DRLLM_RUNTIME_KVCACHE_H
 #define DRLLM_RUNTIME_KVCACHE_H
 
@@ -11,7 +11,7 @@
 struct drllm_kv_slot {
     unsigned char *keys;
     unsigned char *values;
-    size_t capacity; /* positions, a multiple of DRLLM_KV_BLOCK */
+    size_t capacity; /* positions, a multiple of DRLLM_KV_TILE */
 };
 
 struct drllm_kvcache {
@@ -25,7 +25,8 @@ struct drllm_kvcache {
     size_t capacity; /* positions that a slot in use has room for */
 };
 
-/* MEMORY on failure. Nothing is allocated for the slots yet. Q8_0 needs a head_dim that is a multiple of 32. */
+/* MEMORY on failure. Nothing is allocated for the slots yet. Q8_0 needs a head_dim that is a multiple of 32
+ * and at most DRLLM_KV_Q8_0_MOST_DIM. */
 int drllm_kvcache_init(struct drllm_kvcache *cache, const struct drllm_allocator *allocator, size_t n_slots,
                        size_t n_kv_heads, size_t head_dim, enum drllm_format format, size_t max_positions);
 void drllm_kvcache_free(struct drllm_kvcache *cache);
@@ -40,7 +41,8 @@ void drllm_kvcache_trim(struct drllm_kvcache *cache, size_t n_slots);
 /* One head's block that holds a position, and the distance in bytes to its next block. */
 const void *drllm_kvcache_keys(const struct drllm_kvcache *cache, size_t slot, size_t kv_head, size_t position);
 const void *drllm_kvcache_values(const struct drllm_kvcache *cache, size_t slot, size_t kv_head, size_t position);
-size_t drllm_kvcache_stride(const struct drllm_kvcache *cache);
+size_t drllm_kvcache_key_stride(const struct drllm_kvcache *cache);
+size_t drllm_kvcache_value_stride(const struct drllm_kvcache *cache);
 
 /* Store one position; keys and values are [n_kv_heads][head_dim]. */
 void drllm_kvcache_store(const struct drllm_kvcache *cache, const struct drllm_vec_ops *vec, size_t slot,

@@ -53,7 +53,7 @@ static void lay_out_scratch(struct drllm_scratch *scratch, const struct drllm_co
     scratch->gate = part(layout, n_chunk, config->d_ff * sizeof(float));
     scratch->up = part(layout, n_chunk, config->d_ff * sizeof(float));
     scratch->tail = part(layout, n_chunk, DRLLM_MAX_PRODUCTS * DRLLM_PANEL_ROWS * sizeof(float));
-    scratch->attention = part(layout, n_threads, drllm_attention_floats(config) * sizeof(float));
+    scratch->attention = part(layout, n_threads, drllm_attention_bytes(config));
     scratch->quantised_d_model = part(layout, drllm_activations_bytes(n_chunk, config->d_model, all), 1);
     scratch->quantised_heads = part(layout, drllm_activations_bytes(n_chunk, q_width, all), 1);
     scratch->quantised_d_ff = part(layout, drllm_activations_bytes(n_chunk, config->d_ff, all), 1);
@@ -117,10 +117,12 @@ static int check_params(const struct drllm_model *model, struct drllm_session_pa
     if (params->kv_type != DRLLM_KV_F16 && params->kv_type != DRLLM_KV_Q8_0) {
         return drllm_fail(error, DRLLM_ERR_ARGUMENT, "%d is no type of keys and values", (int)params->kv_type);
     }
-    if (kv_format(model, params) == DRLLM_FORMAT_Q8_0 && model->config.head_dim % DRLLM_GROUP != 0) {
+    if (kv_format(model, params) == DRLLM_FORMAT_Q8_0 &&
+        (model->config.head_dim % DRLLM_GROUP != 0 || model->config.head_dim > DRLLM_KV_Q8_0_MOST_DIM)) {
         return drllm_fail(error, DRLLM_ERR_UNSUPPORTED,
-                          "keys and values in q8_0 need heads of a multiple of %d dimensions; this model's have %zu",
-                          DRLLM_GROUP, model->config.head_dim);
+                          "keys and values in q8_0 need heads of a multiple of %d dimensions, at most %d; this model's "
+                          "have %zu",
+                          DRLLM_GROUP, DRLLM_KV_Q8_0_MOST_DIM, model->config.head_dim);
     }
     return DRLLM_OK;
 }

@@ -25,7 +25,7 @@ struct drllm_scratch {
     float *gate;                      /* [n_chunk][d_ff] */
     float *up;                        /* the same */
     float *tail;                      /* for drllm_matmul */
-    float *attention;                 /* [n_threads][drllm_attention_floats] */
+    unsigned char *attention;         /* [n_threads][drllm_attention_bytes] */
     unsigned char *quantised_d_model; /* for drllm_activations_init, by row length */
     unsigned char *quantised_heads;
     unsigned char *quantised_d_ff;
@@ -145,8 +145,8 @@ int drllm_block_run(struct drllm_session *session, size_t layer, size_t slot, co
 /* attention.c: for n rows of scratch->q at positions first ..., whose keys and values are in the cache already, the
  * weighted values into scratch->attended. */
 void drllm_attention_run(struct drllm_session *session, size_t slot, size_t n, size_t first);
-/* Floats of scratch that one worker needs. */
-size_t drllm_attention_floats(const struct drllm_config *config);
+/* Bytes of scratch that one worker needs, a multiple of DRLLM_ALIGNMENT. */
+size_t drllm_attention_bytes(const struct drllm_config *config);
 
 /* session.c, score.c: ARGUMENT or CONTEXT_FULL, with the session's error set, unless the tokens (behind the context), or
  * the choices behind a prompt, can be computed. */

@@ -192,6 +192,46 @@ static void test_same_numbers(void **state) {
     check_same_numbers(DRLLM_FORMAT_Q4_1, DRLLM_KV_Q8_0, false, 6);
 }
 
+/* Integers in the cache change logits a little, and only a little. */
+static void test_q8_0_cache_is_close(void **state) {
+    (void)state;
+    enum { N = 100 };
+    for (size_t head_dim = 32; head_dim <= 256; head_dim *= 2) {
+        struct tiny_options options = tiny_default_options();
+        options.blocks = options.down = options.embedding = DRLLM_FORMAT_F32;
+        options.head_dim = head_dim;
+        int32_t tokens[N];
+        tiny_random_tokens(head_dim, tokens, N, options.n_vocab);
+        struct loaded loaded = load_with(&options, NULL);
+        float *logits[2];
+        const enum drllm_kv_type kv_types[2] = {DRLLM_KV_F16, DRLLM_KV_Q8_0};
+        for (size_t i = 0; i < 2; i++) {
+            logits[i] = floats(N * options.n_vocab);
+            struct text_run run = {.tokens = tokens,
+                                   .n_tokens = N,
+                                   .n_vocab = options.n_vocab,
+                                   .kv_type = kv_types[i],
+                                   .logits = logits[i]};
+            run_text(loaded.model, 1, 0, SPLIT_ONE_CALL, &run);
+        }
+        double squares = 0.0;
+        double differences = 0.0;
+        for (size_t i = 0; i < N * options.n_vocab; i++) {
+            const double difference = (double)logits[1][i] - (double)logits[0][i];
+            squares += (double)logits[0][i] * (double)logits[0][i];
+            differences += difference * difference;
+        }
+        const double error = sqrt(differences / squares);
+        if (error < 0.001 || error > 0.03) {
+            print_error("heads of %zu: error %g\n", head_dim, error);
+        }
+        assert_true(error >= 0.001 && error <= 0.03);
+        free(logits[0]);
+        free(logits[1]);
+        unload(&loaded);
+    }
+}
+
 static void test_same_numbers_f32(void **state) {
     (void)state;
     enum { N = 40 };
@@ -376,8 +416,9 @@ static void test_context(void **state) {
 
 /* The cache grows from 64 positions by half; what is in it stays, also behind a rewind to the middle of a block of
  * keys. */
-static void check_growing_cache(enum drllm_kv_type kv_type, uint64_t head_bytes) {
-    enum { N = 400 };
+/* Bytes of a position of one head. */
+static void check_growing_cache(enum drllm_kv_type kv_type, uint64_t key_bytes, uint64_t value_bytes) {
+    enum { N = 400, ROOM = 448 }; /* whole tiles of 64 */
     struct tiny_options options = tiny_default_options();
     options.head_dim = 32;
     struct loaded loaded = load_with(&options, NULL);
@@ -407,7 +448,7 @@ static void check_growing_cache(enum drllm_kv_type kv_type, uint64_t head_bytes)
         before = timings.kv_bytes;
     }
     assert_true(n_growths >= 4);
-    assert_true(timings.kv_bytes == 3 * 2 * 2 * head_bytes * N); /* 3 layers, keys and values of 2 heads */
+    assert_true(timings.kv_bytes == 3 * 2 * (key_bytes + value_bytes) * ROOM); /* 3 layers of 2 heads */
     assert_memory_equal(drllm_session_logits(session), expected, loaded.n_vocab * sizeof(float));
     drllm_session_close(session);
     free(expected);
@@ -416,8 +457,8 @@ static void check_growing_cache(enum drllm_kv_type kv_type, uint64_t head_bytes)
 
 static void test_growing_cache(void **state) {
     (void)state;
-    check_growing_cache(DRLLM_KV_F16, 32 * 2);
-    check_growing_cache(DRLLM_KV_Q8_0, 32 + 2);
+    check_growing_cache(DRLLM_KV_F16, 32 * 2, 32 * 2);
+    check_growing_cache(DRLLM_KV_Q8_0, 32 + 2, 32 + 2 + 4);
 }
 
 static void test_timings(void **state) {
@@ -713,7 +754,7 @@ static void test_misuse(void **state) {
     assert_int_equal(drllm_session_open(loaded.model, &params, &session, &error), DRLLM_ERR_ARGUMENT);
     params.kv_type = DRLLM_KV_Q8_0;
     assert_int_equal(drllm_session_open(loaded.model, &params, &session, &error), DRLLM_ERR_UNSUPPORTED);
-    assert_non_null(strstr(error.detail, "a multiple of 32 dimensions; this model's have 16"));
+    assert_non_null(strstr(error.detail, "a multiple of 32 dimensions, at most 256; this model's have 16"));
     assert_ptr_equal(session, untouched);
 
     /* n_context 0: what the model was trained for. */
@@ -772,6 +813,7 @@ static void test_misuse(void **state) {
 int drllm_test_session(void) {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_numbers),
+        cmocka_unit_test(test_q8_0_cache_is_close),
         cmocka_unit_test(test_same_numbers_f32),
         cmocka_unit_test(test_same_numbers_on_the_real_model),
         cmocka_unit_test(test_two_sessions_at_once),

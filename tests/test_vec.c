@@ -408,11 +408,7 @@ static const struct attention_case attention_cases[] = {
     {13, 8, 16, 1}, {17, 16, 32, 8},
 };
 
-static const enum drllm_format kv_formats[] = {DRLLM_FORMAT_F32, DRLLM_FORMAT_F16, DRLLM_FORMAT_Q8_0};
-
-static bool suits(enum drllm_format format, size_t head_dim) {
-    return format != DRLLM_FORMAT_Q8_0 || head_dim % DRLLM_GROUP == 0;
-}
+static const enum drllm_format kv_formats[] = {DRLLM_FORMAT_F32, DRLLM_FORMAT_F16};
 
 /* Rows of `width` floats, `stride` apart, without what would follow the last. */
 static size_t spread(size_t n_rows, size_t stride, size_t width) {
@@ -438,7 +434,7 @@ struct blocks {
 
 static struct blocks random_blocks(uint64_t *random, enum drllm_format format, enum contents contents,
                                    const struct attention_case *size, size_t n_blocks) {
-    const size_t bytes = drllm_kv_block_bytes(format, size->head_dim);
+    const size_t bytes = drllm_kv_key_bytes(format, size->head_dim);
     struct blocks blocks = {.format = format, .stride = bytes + size->extra * 16};
     blocks.n_bytes = spread(n_blocks, blocks.stride, bytes);
     blocks.data = calloc(n_blocks, blocks.stride);
@@ -446,20 +442,15 @@ static struct blocks random_blocks(uint64_t *random, enum drllm_format format, e
     for (size_t b = 0; b < n_blocks; b++) {
         unsigned char *block = blocks.data + b * blocks.stride;
         const size_t n = size->head_dim * DRLLM_KV_BLOCK;
-        const size_t n_halves = format == DRLLM_FORMAT_F16 ? n : n / DRLLM_GROUP;
         if (format == DRLLM_FORMAT_F32) {
             float *values = random_values(random, contents, n);
             memcpy(block, values, bytes);
             free(values);
-            continue;
+        } else {
+            uint16_t *halves = random_halves(random, contents, n);
+            memcpy(block, halves, bytes);
+            free(halves);
         }
-        for (size_t i = 0; i < n && format == DRLLM_FORMAT_Q8_0; i++) {
-            block[i] = (unsigned char)drllm_random(random);
-        }
-        uint16_t *halves = random_halves(random, contents, n_halves);
-        memcpy(format == DRLLM_FORMAT_F16 ? block : block + drllm_kv_scales(size->head_dim), halves,
-               n_halves * sizeof *halves);
-        free(halves);
     }
     return blocks;
 }
@@ -492,7 +483,7 @@ static void check_scores(const struct drllm_vec_ops *vec, enum drllm_format form
         }
         /* Expanded keys give the same scores. */
         float *expanded = drllm_fence_place(&fences[4], n_k * sizeof *expanded, sides[i]);
-        vec->attention->expand_keys(format, at_k, k.stride, n_blocks, dim, expanded);
+        vec->attention->expand(at_k, k.stride, n_blocks, dim, expanded);
         drllm_fence_check(&fences[4]);
         s = drllm_fence_place(&fences[2], n_s * sizeof *s, sides[i]);
         vec->attention->scores(DRLLM_FORMAT_F32, at_q, ldq, size->n_rows, expanded, dim * 8 * sizeof(float), n_blocks,
@@ -535,7 +526,7 @@ static void check_sums(const struct drllm_vec_ops *vec, enum drllm_format format
             continue;
         }
         float *expanded = drllm_fence_place(&fences[5], n_v * sizeof *expanded, sides[i]);
-        vec->attention->expand_values(format, at_v, v.stride, n_blocks, dim, expanded);
+        vec->attention->expand(at_v, v.stride, n_blocks, dim, expanded);
         drllm_fence_check(&fences[5]);
         o = copy_floats(&fences[3], start, n_o, sides[i]);
         vec->attention->values(DRLLM_FORMAT_F32, at_p, ldp, size->n_rows, expanded, dim * 8 * sizeof(float), n_keys,
@@ -561,7 +552,7 @@ static void test_attention(void **state) {
     for (size_t i = 0; i < LENGTH(attention_cases) * LENGTH(kv_formats); i++) {
         const struct attention_case *size = &attention_cases[i / LENGTH(kv_formats)];
         const enum drllm_format format = kv_formats[i % LENGTH(kv_formats)];
-        for (enum contents contents = ORDINARY; contents < N_CONTENTS && suits(format, size->head_dim); contents++) {
+        for (enum contents contents = ORDINARY; contents < N_CONTENTS; contents++) {
             check_scores(vec, format, size, contents, fences);
             check_sums(vec, format, size, size->n_keys, contents, fences);
             check_sums(vec, format, size, size->n_keys - 5, contents, fences);
@@ -576,10 +567,9 @@ static void test_attention_shapes(void **state) {
     struct drllm_fence fences[N_ATTENTION_FENCES] = {DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT,
                                                      DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT};
     for (size_t i = 0; i < LENGTH(kv_formats); i++) {
-        const size_t step = kv_formats[i] == DRLLM_FORMAT_Q8_0 ? DRLLM_GROUP : 8;
         for (size_t n_rows = 1; n_rows <= 9; n_rows++) {
             for (size_t n_blocks = 1; n_blocks <= 10; n_blocks++) {
-                const struct attention_case size = {n_rows, n_blocks * 8, n_blocks * step, n_rows % 3};
+                const struct attention_case size = {n_rows, n_blocks * 8, n_blocks * 8, n_rows % 3};
                 check_scores(vec, kv_formats[i], &size, ORDINARY, fences);
                 check_sums(vec, kv_formats[i], &size, n_rows, ORDINARY, fences);
             }
@@ -828,12 +818,7 @@ static double stored(const struct blocks *blocks, bool is_key, size_t head_dim, 
         memcpy(&value, block + i * sizeof value, sizeof value);
         return (double)value;
     }
-    if (blocks->format == DRLLM_FORMAT_F16) {
-        return (double)stored_f16(block, i);
-    }
-    const size_t n_groups = head_dim / DRLLM_GROUP;
-    const size_t scale = is_key ? d / DRLLM_GROUP * 8 + j % 8 : j % 8 * n_groups + d / DRLLM_GROUP;
-    return (double)(int8_t)block[i] * (double)stored_f16(block + head_dim * 8, scale);
+    return (double)stored_f16(block, i);
 }
 
 static void check_attention_values(const struct attention_case *size, enum drllm_format format) {
@@ -886,9 +871,7 @@ static void test_portable_attention(void **state) {
     for (size_t i = 0; i < LENGTH(attention_cases) * LENGTH(kv_formats); i++) {
         const struct attention_case *size = &attention_cases[i / LENGTH(kv_formats)];
         const enum drllm_format format = kv_formats[i % LENGTH(kv_formats)];
-        if (suits(format, size->head_dim)) {
-            check_attention_values(size, format);
-        }
+        check_attention_values(size, format);
     }
 }
 
