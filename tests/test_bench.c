@@ -189,7 +189,8 @@ static void test_wrong_use(void **state) {
         {{"synthesize", "smollm2-135m", "-o", "x", "--format", "f16"}, "made in q4_0, q4_1 and q8_0, not in 'f16'"},
         {{"bench", "--synthetic", "gpt-2"}, "there is no shape 'gpt-2'"},
         {{"bench", "--synthetic", "smollm2-135m", "--format", "q5_0"}, "not in 'q5_0'"},
-        {{"bench", "--kernels", "-m", "x"}, "--kernels takes no model"},
+        {{"bench", "--kernels", "-m", "x"}, "--kernels takes a model only to draw it"},
+        {{"bench", "-m", "x", "--plot", "x.svg"}, "--plot draws what --kernels measures"},
         {{"bench", "--kernels", "--shapes", "x"}, "there is no shape 'x'"},
         {{"bench", "--kernels", "--format", "q3_k"}, "--format q3_k: there are kernels for q4_0"},
         {{"bench", "--kernels", "-M", "0"}, "--batches"},
@@ -259,6 +260,15 @@ static void test_bench_kernels(void **state) {
         assert_true(cli_number(verdict, "gops") > 0 && cli_number(verdict, "unasked_share") <= 1);
     }
     cJSON_Delete(json);
+    char plot[CLI_PATH_BYTES];
+    size_t size;
+    cli_expect_success(RUN("bench", "--kernels", "--shapes", "smollm2-135m", "--format", "q8_0", "-M", "1,3", "-r", "1",
+                           "-t", "1", "--cpu-mask", "none", "--plot", cli_path("roof.svg", plot)));
+    char *svg = cli_read(plot, &size);
+    cli_expect_text(svg, "kernels: ref on 576 x 1536 weights");
+    cli_expect_text(svg, "<title>q8_0: "); /* a mark of the kernel's line */
+    cli_expect_text(svg, "<title>roof: ");
+    free(svg);
     struct cli_outcome outcome = RUN("bench", "--kernels", "--shapes", "smollm2-135m", "--format", "f32", "-M", "2",
                                      "-r", "1", "-t", "1", "--cpu-mask", "none");
     cli_expect_text(outcome.out, "| f32_ref | 1536 x 576 | down | ");

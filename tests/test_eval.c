@@ -404,6 +404,18 @@ static void test_plot(void **state) {
     assert_null(strstr(svg, ">-0<"));
     free(svg);
 
+    static const struct plot_point powers[] = {{0.5, 3.0, NAN, NAN}, {400.0, 900.0, NAN, NAN}};
+    const struct plot_line wide[] = {{"wide", powers, 2}};
+    const struct plot logarithmic = {
+        .title = "", .subtitle = "", .x_label = "", .y_label = "", .lines = wide, .n_lines = 1, .logarithmic = true};
+    svg = draw(&logarithmic);
+    check_xml(svg);
+    cli_expect_text(svg, ">0.1</text>"); /* whole powers of ten around */
+    cli_expect_text(svg, ">0.5</text>");
+    cli_expect_text(svg, ">1000</text>");
+    assert_null(strstr(svg, "nan"));
+    free(svg);
+
     const struct plot empty = {.title = "", .subtitle = "", .x_label = "", .y_label = ""};
     svg = draw(&empty);
     check_xml(svg);

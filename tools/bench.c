@@ -287,6 +287,10 @@ static int run(struct bench *bench) {
         add_bandwidth(bench);
         exit_code = interrupt_seen() ? TOOL_INTERRUPTED : bench_print(bench);
     }
+    return exit_code;
+}
+
+static void release(struct bench *bench) {
     for (size_t i = 0; i < bench->n_rows; i++) {
         for (size_t pass = 0; pass < BENCH_PASSES; pass++) {
             free(bench->rows[i].pass_ns[pass]);
@@ -295,7 +299,6 @@ static int run(struct bench *bench) {
         free(bench->rows[i].samples);
     }
     free(bench->rows);
-    return exit_code;
 }
 
 static void set_defaults(struct bench_options *options) {
@@ -330,8 +333,14 @@ static void leave_r_to_repetitions(struct option *table, size_t n_options, const
 
 static int check(const struct command *command, const struct bench_options *options) {
     const size_t n_models = options->models.count + options->synthetic.count;
-    if (options->kernels) {
-        return n_models == 0 ? TOOL_OK : usage_error(command, "--kernels takes no model, only --shapes");
+    if (options->plot != NULL && !options->kernels) {
+        return usage_error(command, "--plot draws what --kernels measures, and models beside it");
+    }
+    if (options->kernels && n_models != 0 && (options->plot == NULL || options->output != OUTPUT_MD)) {
+        return usage_error(command, "--kernels takes a model only to draw it with --plot, and with -o md");
+    }
+    if (options->kernels && n_models == 0) {
+        return TOOL_OK;
     }
     if (n_models == 0) {
         return usage_error(command, "no model: -m FILE is missing, or --synthetic SHAPE");
@@ -346,15 +355,18 @@ static int check(const struct command *command, const struct bench_options *opti
     return depth_check(command, &options->depth);
 }
 
-static int run_kernels(const struct command *command, const struct bench_options *options) {
+static int run_kernels(const struct bench *bench) {
+    const struct bench_options *options = bench->options;
     const struct kernel_bench_options kernels = {.shapes = options->shapes,
                                                  .formats = options->format,
                                                  .batches = options->batches,
                                                  .threads = &options->threads,
                                                  .repetitions = (size_t)options->repetitions,
                                                  .output = options->output,
-                                                 .cpu_mask = options->model.cpu_mask};
-    return bench_kernels(command, &kernels);
+                                                 .cpu_mask = options->model.cpu_mask,
+                                                 .plot = options->plot,
+                                                 .models = bench};
+    return bench_kernels(bench->command, &kernels);
 }
 
 int bench_main(const struct command *command, int argc, char **argv) {
@@ -376,6 +388,7 @@ int bench_main(const struct command *command, int argc, char **argv) {
         OPT_WORD('o', "output", &options.output, output_names, "form of the result"),
         OPT_FLAG(0, "kernels", &options.kernels, "measure matrix kernels, without a model"),
         OPT_TEXT(0, "shapes", &options.shapes, "LIST", "models whose matrices --kernels takes"),
+        OPT_TEXT(0, "plot", &options.plot, "FILE", "draw their roofline, with -m of models as well: an SVG file"),
         OPT_INTEGERS('M', "batches", &options.batches, "LIST", 1, 4096, "tokens of --kernels (default 1,16,64,256)"),
         DEPTH_OPTIONS(&options.depth),
         COMPUTE_OPTIONS(&options.model),
@@ -386,9 +399,13 @@ int bench_main(const struct command *command, int argc, char **argv) {
         set_defaults(&options);
         struct bench bench = {.command = command, .options = &options};
         exit_code = check(command, &options);
-        if (exit_code == TOOL_OK) {
-            exit_code = options.kernels ? run_kernels(command, &options) : run(&bench);
+        if (exit_code == TOOL_OK && options.models.count + options.synthetic.count != 0) {
+            exit_code = run(&bench);
         }
+        if (exit_code == TOOL_OK && options.kernels) {
+            exit_code = run_kernels(&bench);
+        }
+        release(&bench);
     }
     options_release(table, OPTION_COUNT(table));
     return exit_code;

@@ -16,6 +16,7 @@ struct bench_options {
     const char *format;         /* of the synthetic weights, or the kernels' formats; NULL: the default */
     bool kernels;
     const char *shapes;          /* of the kernels' matrices */
+    const char *plot;            /* where their roofline goes; NULL: nowhere */
     struct integer_list batches; /* tokens of their products */
     struct integer_list prompts;
     struct integer_list generations;

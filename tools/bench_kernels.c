@@ -6,6 +6,7 @@
 #include "quant/vec.h"
 #include "runtime/drllm_os.h"
 #include "tools/bandwidth.h"
+#include "tools/bench_roofline.h"
 #include "tools/interrupt.h"
 #include "tools/kernel_weights.h"
 #include "tools/synthetic.h"
@@ -496,6 +497,9 @@ int bench_kernels(const struct command *command, const struct kernel_bench_optio
     }
     if (exit_code == TOOL_OK) {
         exit_code = bench_kernels_print(&bench);
+    }
+    if (exit_code == TOOL_OK && options->plot != NULL) {
+        exit_code = bench_roofline_write(options->plot, &bench, options->models);
     }
     free(bench.shapes);
     free(bench.candidates);

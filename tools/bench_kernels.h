@@ -6,6 +6,8 @@
 #include "quant/peak.h"
 #include "tools/common.h"
 
+struct bench;
+
 struct kernel_bench_options {
     const char *shapes;          /* comma-separated */
     const char *formats;         /* the same; NULL: all */
@@ -14,6 +16,8 @@ struct kernel_bench_options {
     size_t repetitions;
     int output; /* enum output */
     const char *cpu_mask;
+    const char *plot;           /* where the roofline goes; NULL: nowhere */
+    const struct bench *models; /* that it shows as well */
 };
 
 /* What a matrix is in its model: products of a class take the same time in every block. */

@@ -49,7 +49,9 @@ static const struct command commands[] = {
      "warm up.\n"
      "share_of_bandwidth: the bytes of weights, keys and values that a second's tokens read, divided by the bytes that "
      "as many\n"
-     "threads can read from memory in a second, measured in the same run.\n"
+     "threads can read from memory in a second, measured in the same run. Tokens that come late are counted, by how "
+     "much\n"
+     "later than the median they come.\n"
      "With --routers, --program or --depth each test also runs at full depth and without any block, in turn. The\n"
      "ratios are medians over the repetitions; 'of saving' is the time saved as a share of what the saved blocks "
      "take.\n"
@@ -65,7 +67,10 @@ static const struct command commands[] = {
      "that of the bandwidth, both measured in the same run. Slow kernels are measured on a part of the N rows. The "
      "last "
      "table\n"
-     "names the fastest kernel for each format and kind of matrix; (!): not the one that runs unasked.",
+     "names the fastest kernel for each format and kind of matrix; (!): not the one that runs unasked. --plot draws "
+     "them, "
+     "and\n"
+     "the models of -m, below what memory and registers allow.",
      bench_main},
     {"convert", "FORMAT IN... [-o FILE] [OPTION]...", "Turn question sets in their own file formats into JSON lines.",
      "FORMAT is arc, openbookqa, piqa, agieval, gsm8k, math or dart-math (JSON lines), truthfulqa (mc_task.json),\n"

@@ -16,6 +16,7 @@ enum { N_COLOURS = sizeof colours / sizeof colours[0], N_MARKS = 5 };
 struct axis {
     double low, high, step; /* of the values that it shows, and between its ticks */
     int decimals;
+    bool logarithmic; /* low, high and step are powers of ten, ticks at 1, 2 and 5 times a whole one */
 };
 
 struct picture {
@@ -48,8 +49,13 @@ static struct axis make_axis(double low, double high, int n_steps) {
                          .decimals = exponent < 0.0 ? (int)-exponent : 0};
 }
 
+static struct axis make_logarithmic_axis(double low, double high) {
+    return (struct axis){.low = floor(log10(low) + 1e-9), .high = ceil(log10(high) - 1e-9), .logarithmic = true};
+}
+
 static void choose_axes(struct picture *picture) {
-    double x_low = 0.0; /* from where nothing is saved */
+    const bool logarithmic = picture->plot->logarithmic;
+    double x_low = logarithmic ? INFINITY : 0.0; /* 0: from where nothing is saved */
     double x_high = -INFINITY;
     double y_low = INFINITY;
     double y_high = -INFINITY;
@@ -63,28 +69,49 @@ static void choose_axes(struct picture *picture) {
             y_high = fmax(y_high, fmax(point->y, point->high));
         }
     }
+    if (logarithmic) {
+        picture->x = make_logarithmic_axis(x_low, x_high);
+        picture->y = make_logarithmic_axis(y_low, y_high);
+        return;
+    }
     picture->x = make_axis(x_low, x_high + 0.04 * (x_high - x_low), 8); /* no mark on the edge */
     picture->y = make_axis(y_low, y_high, 8);
 }
 
+/* 0 at the low end of an axis, 1 at the high one. */
+static double place(const struct axis *axis, double value) {
+    return ((axis->logarithmic ? log10(value) : value) - axis->low) / (axis->high - axis->low);
+}
+
 static double place_x(const struct picture *picture, double x) {
-    const struct axis *axis = &picture->x;
-    return LEFT + (x - axis->low) / (axis->high - axis->low) * (WIDTH - LEFT - RIGHT);
+    return LEFT + place(&picture->x, x) * (WIDTH - LEFT - RIGHT);
 }
 
 static double place_y(const struct picture *picture, double y) {
-    const struct axis *axis = &picture->y;
-    return HEIGHT - BOTTOM - (y - axis->low) / (axis->high - axis->low) * (HEIGHT - TOP - BOTTOM);
+    return HEIGHT - BOTTOM - place(&picture->y, y) * (HEIGHT - TOP - BOTTOM);
 }
 
 static size_t count_ticks(const struct axis *axis) {
-    return (size_t)lround((axis->high - axis->low) / axis->step) + 1;
+    return axis->logarithmic ? (size_t)lround(axis->high - axis->low) * 3 + 1
+                             : (size_t)lround((axis->high - axis->low) / axis->step) + 1;
 }
 
 /* Never "-0". */
 static double tick_value(const struct axis *axis, size_t i) {
+    static const double factors[] = {1.0, 2.0, 5.0};
+    if (axis->logarithmic) {
+        return factors[i % 3] * pow(10.0, axis->low + (double)(i / 3));
+    }
     const double value = axis->low + (double)i * axis->step;
     return fabs(value) < axis->step / 2 ? 0.0 : value;
+}
+
+static void put_tick(FILE *stream, const struct axis *axis, double value) {
+    if (axis->logarithmic) {
+        fprintf(stream, "%g</text>\n", value);
+    } else {
+        fprintf(stream, "%.*f</text>\n", axis->decimals, value);
+    }
 }
 
 static void put_axes(const struct picture *picture) {
@@ -95,16 +122,16 @@ static void put_axes(const struct picture *picture) {
         const double value = tick_value(&picture->y, i);
         const double y = place_y(picture, value);
         fprintf(stream, "<line class=\"grid\" x1=\"%d\" y1=\"%.2f\" x2=\"%d\" y2=\"%.2f\"/>\n", LEFT, y, right, y);
-        fprintf(stream, "<text class=\"e\" x=\"%d\" y=\"%.2f\">%.*f</text>\n", LEFT - TICK - 4, y + 4,
-                picture->y.decimals, value);
+        fprintf(stream, "<text class=\"e\" x=\"%d\" y=\"%.2f\">", LEFT - TICK - 4, y + 4);
+        put_tick(stream, &picture->y, value);
     }
     for (size_t i = 0; i < count_ticks(&picture->x); i++) {
         const double value = tick_value(&picture->x, i);
         const double x = place_x(picture, value);
         fprintf(stream, "<line class=\"axis\" x1=\"%.2f\" y1=\"%d\" x2=\"%.2f\" y2=\"%d\"/>\n", x, bottom, x,
                 bottom + TICK);
-        fprintf(stream, "<text class=\"m\" x=\"%.2f\" y=\"%d\">%.*f</text>\n", x, bottom + TICK + 14,
-                picture->x.decimals, value);
+        fprintf(stream, "<text class=\"m\" x=\"%.2f\" y=\"%d\">", x, bottom + TICK + 14);
+        put_tick(stream, &picture->x, value);
     }
     fprintf(stream, "<path class=\"axis\" d=\"M%d %dV%dH%d\"/>\n", LEFT, TOP, bottom, right);
     fprintf(stream, "<text class=\"m\" x=\"%d\" y=\"%d\">", (LEFT + right) / 2, HEIGHT - 14);

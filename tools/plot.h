@@ -2,6 +2,7 @@
 #ifndef DRLLM_TOOLS_PLOT_H
 #define DRLLM_TOOLS_PLOT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 
@@ -24,6 +25,7 @@ struct plot {
     const char *y_label;
     const struct plot_line *lines;
     size_t n_lines;
+    bool logarithmic; /* both axes; numbers are positive, bars are not drawn */
 };
 
 /* The stream remembers a failure. */
