@@ -23,9 +23,9 @@
 enum {
     MAX_THREADS = 1024,
     MAX_LEVELS = 10,              /* of 1024, 512 .. 2 threads */
-    WINDOW_NS = 10 * 1000 * 1000, /* of work, that the waiting is a share of */
+    WINDOW_NS = 20 * 1000 * 1000, /* of work, that the waiting is a share of */
     TOLERATED_NS = 100 * 1000,    /* of waiting a region, which a wake-up may take */
-    SHORTEST_HOLD_NS = 250 * 1000 * 1000,
+    SHORTEST_HOLD_NS = 400 * 1000 * 1000,
 };
 static const uint64_t longest_hold_ns = 4000u * 1000 * 1000;
 
@@ -157,7 +157,7 @@ static void look_back(struct drllm_threads *threads, const struct watched *watch
     if (threads->window_ns < WINDOW_NS) {
         return;
     }
-    if (threads->lost_ns * 2 > threads->window_ns) {
+    if (threads->lost_ns * 4 > threads->window_ns) {
         threads->retry_ns = now + threads->hold_ns;
         threads->hold_ns = threads->hold_ns * 2 < longest_hold_ns ? threads->hold_ns * 2 : longest_hold_ns;
         start_window(threads, threads->level + 1);
