@@ -157,7 +157,7 @@ demo-train: packages ## from questions to routers: search, training and evaluati
 check: $(runner) $(program) ## the fast tests
 	$(test_env) $(runner) --fast
 
-test: ## all tests: native, sanitizers, MPI, arm64 under qemu, clang, lint
+test: ## all tests: native, sanitizers, MPI, arm64 under qemu, clang, linking, lint
 	@+MAKE="$(MAKE)" tests/run.sh
 
 clean: ## remove what was built here
@@ -217,7 +217,7 @@ include tools/setup/install.mk
 -include $(patsubst %.o,%.d,$(call objects,$(sources)))
 
 # --- Style ---------------------------------------------------------------------------------------------------------------
-own_files := $(sort $(foreach folder,runtime quant platform tools tests examples examples/*,$(wildcard $(folder)/*.[ch])))
+own_files := $(sort $(foreach folder,runtime quant platform tools tests tests/link examples examples/*,$(wildcard $(folder)/*.[ch] $(folder)/*.cpp)))
 headers := $(filter %.h,$(own_files)) $(wildcard quant/*.inc)
 # A desktop also looks at the files for arm64, with the headers of the cross compiler where they are; and at mpi.c, with
 # those of Open MPI.

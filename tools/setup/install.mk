@@ -86,4 +86,4 @@ uninstall: ## remove what make install wrote
 
 # --- Sizes ---------------------------------------------------------------------------------------------------------------
 sizes: $(program) $(lib) $(full_lib) ## how large the program, the archives and a small static program are
-	@MAKE="$(MAKE)" tools/setup/sizes.sh "$(CROSS)" "$(BUILD)" "$(cc)" "$(STRIP)"
+	@+MAKE="$(MAKE)" tools/setup/sizes.sh "$(BUILD)" "$(CROSS)"
