@@ -79,7 +79,7 @@ examples := $(patsubst %.c,$(BUILD)/%,$(example_src))
 deps_command := tools/setup/deps.sh $(if $(filter 0,$(XNNPACK)),--no-xnnpack) $(target)
 deps := $(shell tools/setup/deps.sh --print $(wordlist 2,9,$(deps_command)))
 deps_done := $(deps)/.complete
-lib_deps := $(if $(filter 0,$(XNNPACK)),,XNNPACK microkernels-prod) pthreadpool cpuinfo utf8proc
+lib_deps := $(if $(filter 0,$(XNNPACK)),,XNNPACK microkernels-prod) pthreadpool cpuinfo
 dep_files = $(patsubst %,$(deps)/lib/lib%.a,$(1))
 
 # Asked for only where something of it is compiled or looked at.
@@ -201,11 +201,11 @@ $(lib): $(call objects,$(lib_src)) $(BUILD)/sources
 link = $(call say,LINK) $(cc) $(ldflags) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(lib) $(call dep_files,$(1) $(lib_deps)) -lm $(2)
 
 $(program): $(call objects,$(tool_src)) $(lib) $(BUILD)/sources
-	$(call link,cjson,$(mpi_libs))
+	$(call link,cjson utf8proc,$(mpi_libs))
 
 # The runner holds the tools, too; one of them it includes.
 $(runner): $(call objects,$(test_src) $(filter-out tools/drllm.c tools/gguf_file.c,$(tool_src))) $(lib) $(BUILD)/sources
-	$(call link,cmocka cjson,$(mpi_libs))
+	$(call link,cmocka cjson utf8proc,$(mpi_libs))
 
 $(examples): $(BUILD)/%: $(obj)/%.o $(lib)
 	@mkdir -p $(@D)
