@@ -18,6 +18,8 @@ cross=aarch64-linux-gnu-
 passed=0 failed=0 skipped=0
 strict=(-Wall -Wextra -Wpedantic -Werror)
 text='The capital of France is' n_tokens=12
+review='Review: a warm and clever film that never loses its way
+Sentiment:'
 
 tools/setup/packages.sh build link || exit
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/drllm-linking.XXXXXX") || exit
@@ -82,12 +84,16 @@ full_needs() {
 no_groups() { ! "$1"readelf -gW "$2" | grep 'group section'; }
 
 # --- Programs --------------------------------------------------------------------------------------------------------------
-# says EMULATOR... -- PROGRAM: it goes on with the text as our own program does.
+# says [EMULATOR...] PROGRAM: it goes on with the text as our own program does, and with the review under the routers, whose
+# products are XNNPACK's.
 says() {
     local got
     got=$("$@" "$model" "$text" "$n_tokens") || { echo "exit status $?: $got"; return 1; }
     echo "$got"
-    same 'the answer' "$got" "$expected"
+    same 'the answer' "$got" "$expected" || return
+    [ -n "$expected_routed" ] || return 0
+    got=$("$@" "$model" "$review" "$n_tokens" "$routers" 2>"$scratch/saved") || { echo "exit status $?: $got"; return 1; }
+    same 'the routed answer' "$got" "$expected_routed" && grep '^layers saved: [1-9]' "$scratch/saved"
 }
 build_and_run() {
     local out=$scratch/$1
@@ -189,6 +195,14 @@ if ! [ -e "$model" ]; then
 fi
 expected=$("$prefix/bin/drllm" run -m "$model" --raw --temp 0 -q -n $n_tokens -p "$text") || exit
 printf 'the answer of drllm run: %s\n' "$expected"
+# Random weights have no routers.
+routers=$prefix/share/drllm/routers/smollm2-135m-instruct-q4_1.gguf expected_routed=
+if [ "$model" != "$scratch/random.gguf" ]; then
+    expected_routed=$("$prefix/bin/drllm" run -m "$model" -r "$routers" --raw --temp 0 -q -n $n_tokens -p "$review") || exit
+    printf 'and routed: %s\n' "$expected_routed"
+else
+    skip "routers: the model is not here"
+fi
 
 check 'no paths of this machine in what is installed' no_machine_paths "$prefix"
 declared "$prefix/include" >"$scratch/declared"
