@@ -211,13 +211,13 @@ $(examples): $(BUILD)/%: $(obj)/%.o $(lib)
 	@mkdir -p $(@D)
 	$(call link)
 
-makefiles := Makefile tools/setup/install.mk
-include tools/setup/install.mk
+makefiles := Makefile tools/setup/install.mk tools/setup/fuzz.mk
+include tools/setup/install.mk tools/setup/fuzz.mk
 
 -include $(patsubst %.o,%.d,$(call objects,$(sources)))
 
 # --- Style ---------------------------------------------------------------------------------------------------------------
-own_files := $(sort $(foreach folder,runtime quant platform tools tests tests/link examples examples/*,$(wildcard $(folder)/*.[ch] $(folder)/*.cpp)))
+own_files := $(sort $(foreach folder,runtime quant platform tools tests tests/fuzz tests/link examples examples/*,$(wildcard $(folder)/*.[ch] $(folder)/*.cpp)))
 headers := $(filter %.h,$(own_files)) $(wildcard quant/*.inc)
 # A desktop also looks at the files for arm64, with the headers of the cross compiler where they are; and at mpi.c, with
 # those of Open MPI.
