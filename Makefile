@@ -123,7 +123,7 @@ help: ## this text
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(makefiles) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 	@echo
-	@sed -n 's/^\([A-Z]*\) ?= *\([0-9]*\) *# \(.*\)/  \1|\2|\3/p' $(makefiles) | awk -F'|' '{ printf "%-14s %s%s\n", $$1, $$3, $$2 == "" ? "" : " (default " $$2 ")" }'
+	@sed -n 's/^\([A-Z_]*\) ?= *\([0-9]*\) *# \(.*\)/  \1|\2|\3/p' $(makefiles) | awk -F'|' '{ printf "%-14s %s%s\n", $$1, $$3, $$2 == "" ? "" : " (default " $$2 ")" }'
 	@echo '  CC, CFLAGS, LDFLAGS, BUILD: as usual; changed flags rebuild what they concern'
 	@echo
 	@echo '  Libraries and models are kept in $${DRLLM_CACHE:-$${XDG_CACHE_HOME:-~/.cache}/drllm}.'

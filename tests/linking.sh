@@ -144,6 +144,13 @@ by_cmake() {
 module_names() {
     same 'names of the module' "$(nm -D --defined-only "$scratch/cmake/libmodule.so" | awk '{ print $3 }')" drllm_answer_main
 }
+# Without relocations in its code, which Android refuses, and without anything left open.
+into_shared() {
+    "$1"gcc -shared -fPIC -I"$prefix/include" -Dmain=drllm_answer_main -Wl,-z,text,-z,defs -o "$scratch/shared.so" \
+        tests/link/answer.c "$2" -lm -pthread &&
+        same 'names of the library' "$("$1"nm -D --defined-only "$scratch/shared.so" | awk '{ print $3 }' | sort)" \
+            "$(sort "$scratch/declared" - <<<drllm_answer_main)"
+}
 # find_package VERSION: whether a project gets along with what is installed.
 find_version() {
     mkdir -p "$scratch/find" && rm -rf "$scratch/find/build"
@@ -256,6 +263,7 @@ variant() {
     check "$name: the names of the headers, all and no other" full_names "$tools" "$folder/libdrllm-full.a"
     check "$name: needs libc and libm only" full_needs "$tools" "$folder/libdrllm-full.a"
     check "$name: no section groups" no_groups "$tools" "$folder/libdrllm-full.a"
+    check "$name: into a shared library" into_shared "$tools" "$folder/libdrllm-full.a"
 }
 if has clang; then
     variant clang "$build/clang" '' CC=clang

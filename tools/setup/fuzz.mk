@@ -2,7 +2,7 @@
 
 FUZZ_RUNS ?= 100000 # inputs of each target
 FUZZ_SEED ?= 1 # of the inputs
-LIBFUZZER ?= 0  # 1: let libFuzzer look for inputs, for a minute each (clang and its libclang-rt-*-dev)
+LIBFUZZER ?= 0  # 1: let libFuzzer look for inputs, for half a minute each (clang and its libclang-rt-*-dev)
 override FUZZ_RUNS := $(strip $(FUZZ_RUNS))
 override FUZZ_SEED := $(strip $(FUZZ_SEED))
 override LIBFUZZER := $(strip $(LIBFUZZER))
@@ -19,12 +19,13 @@ $(fuzzer): $(obj)/tests/fuzz/driver.o $(fuzz_objects) $(lib) $(BUILD)/sources
 ifeq ($(LIBFUZZER),1)
 # A build of its own, with clang, sanitizers and the counters that libFuzzer looks at.
 fuzz: ## many inputs for everything that reads bytes from outside; see also LIBFUZZER
+	@tools/setup/packages.sh build fuzz
 	@+$(MAKE) --no-print-directory CC=clang SANITIZER=address,undefined CFLAGS=-fsanitize=fuzzer-no-link BUILD=build/libfuzzer \
 	    LIBFUZZER=2 fuzz
 else ifeq ($(LIBFUZZER),2)
 fuzz: $(patsubst %,$(BUILD)/fuzz-%,$(fuzz_names))
 	@for name in $(fuzz_names); do echo "$$name"; mkdir -p $(BUILD)/corpus-$$name && \
-	    $(BUILD)/fuzz-$$name -max_total_time=60 -max_len=65536 -timeout=20 -print_final_stats=1 \
+	    $(BUILD)/fuzz-$$name -max_total_time=30 -max_len=65536 -timeout=20 -print_final_stats=1 \
 	    -artifact_prefix=$(BUILD)/ $(BUILD)/corpus-$$name >$(BUILD)/fuzz-$$name.log 2>&1 || \
 	    { tail -n 40 $(BUILD)/fuzz-$$name.log; exit 1; }; grep number_of_executed_units $(BUILD)/fuzz-$$name.log; done
 $(BUILD)/fuzz-%: tests/fuzz/libfuzzer.c $(fuzz_objects) $(lib) $(BUILD)/sources
