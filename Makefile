@@ -121,9 +121,9 @@ all: $(lib) $(if $(tool_src),$(program)) ## the library and the program (the def
 help: ## this text
 	@echo 'usage: make [GOAL]... [NAME=VALUE]...'
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(makefiles) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 	@echo
-	@sed -n 's/^\([A-Z_]*\) ?= *\([0-9]*\) *# \(.*\)/  \1|\2|\3/p' $(makefiles) | awk -F'|' '{ printf "%-14s %s%s\n", $$1, $$3, $$2 == "" ? "" : " (default " $$2 ")" }'
+	@sed -n 's/^\([A-Z_]*\) ?= *\([0-9]*\) *# \(.*\)/  \1|\2|\3/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s%s\n", $$1, $$3, $$2 == "" ? "" : " (default " $$2 ")" }'
 	@echo '  CC, CFLAGS, LDFLAGS, BUILD: as usual; changed flags rebuild what they concern'
 	@echo
 	@echo '  Libraries and models are kept in $${DRLLM_CACHE:-$${XDG_CACHE_HOME:-~/.cache}/drllm}.'
@@ -211,7 +211,6 @@ $(examples): $(BUILD)/%: $(obj)/%.o $(lib)
 	@mkdir -p $(@D)
 	$(call link)
 
-makefiles := Makefile tools/setup/install.mk tools/setup/fuzz.mk
 include tools/setup/install.mk tools/setup/fuzz.mk
 
 -include $(patsubst %.o,%.d,$(call objects,$(sources)))
