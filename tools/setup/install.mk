@@ -32,7 +32,7 @@ full: $(full_lib) ## libdrllm-full.a: the library and all that it needs, with no
 $(public_symbols): $(public_headers) $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,NAMES) for header in $(public_headers); do $(cc) -I. -E -P $$header || exit; done | \
-	    grep -oE '\<drllm_[a-z0-9_]+\(' | tr -d '(' | sort -u >$@
+	    grep -oE '\<drllm_[a-z0-9_]+\(' | tr -d '(' | sort -u >$@ && test -s $@
 
 # Kept names, as those of the flags: other binutils link anew.
 $(BUILD)/full/tools: FORCE
@@ -42,11 +42,13 @@ $(BUILD)/full/tools: FORCE
 
 # What the public functions do not reach is left out; lld cannot do that in a relocatable link, and only takes whole
 # objects that are needed. Groups (of C++ inline functions) have to go: a linker that sees the same group in another
-# library would drop ours, and with it functions that nobody else can reach any more. The empty object tells lld for which machine.
-$(BUILD)/full/linked.o: $(lib) $(public_symbols) $(BUILD)/full/tools $(call dep_files,$(lib_deps))
+# library would drop ours, and with it functions that nobody else can reach any more. The empty object tells lld for
+# which machine.
+$(BUILD)/full/linked.o: $(lib) $(public_symbols) $(BUILD)/full/tools
 	$(call say,LD) gc='--gc-sections --force-group-allocation'; case "$$($(LD) --version)" in *LLD*) gc= ;; esac; \
 	    $(cc) $(CFLAGS) -x c -c -o $(@D)/empty.o /dev/null && \
-	    $(LD) -r $$gc $$(sed 's/^/-u /' $(public_symbols)) -o $@ $(@D)/empty.o --start-group $(filter %.a,$^) --end-group
+	    $(LD) -r $$gc $$(sed 's/^/-u /' $(public_symbols)) -o $@ $(@D)/empty.o --start-group $(lib) $(call dep_files,$(lib_deps)) \
+	    --end-group
 
 $(full_lib): $(BUILD)/full/linked.o $(public_symbols)
 	$(call say,AR) $(OBJCOPY) --keep-global-symbols=$(public_symbols) --strip-unneeded -R .comment -R .group \
