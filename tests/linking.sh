@@ -164,7 +164,7 @@ refuses_version() {
 # --- The installation ------------------------------------------------------------------------------------------------------
 files() { (cd "$1" && find . -type f -o -type l | sort); }
 no_machine_paths() {
-    local places=("$PWD" "$HOME/" "$deps" "$cache") place
+    local places=("$PWD" "$deps" "$cache") place
     for place in "${places[@]}"; do
         ! grep -rlaF -- "$place" "$1" || { echo "hold $place"; return 1; }
     done
