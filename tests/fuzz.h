@@ -18,7 +18,7 @@
 
 struct drllm_fuzz_target {
     const char *name;
-    size_t n_tests; /* inputs that the test runs with --fast; otherwise ten times as many */
+    size_t n_tests; /* inputs that the test runs; a fortieth of them with --fast */
     /* A sound input, to be freed; NULL from some number on. The same each time. */
     uint8_t *(*sample)(size_t number, size_t *size);
     /* Lets a changed input pass what only chance would pass, checksums. NULL: nothing to do. */

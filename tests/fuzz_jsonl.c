@@ -106,4 +106,4 @@ static uint8_t *sample(size_t number, size_t *size) {
     return copy;
 }
 
-const struct drllm_fuzz_target drllm_fuzz_jsonl = {"jsonl", 5000, sample, NULL, run};
+const struct drllm_fuzz_target drllm_fuzz_jsonl = {"jsonl", 30000, sample, NULL, run};

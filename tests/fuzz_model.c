@@ -152,7 +152,7 @@ static uint8_t *gguf_sample(size_t number, size_t *size) {
     return drllm_fuzz_model_options(number, &options) ? tiny_model_file(&options, size) : NULL;
 }
 
-const struct drllm_fuzz_target drllm_fuzz_gguf = {"gguf", 1500, gguf_sample, NULL, drllm_fuzz_model};
+const struct drllm_fuzz_target drllm_fuzz_gguf = {"gguf", 20000, gguf_sample, NULL, drllm_fuzz_model};
 
 /* ---- Packed ---- */
 
@@ -224,4 +224,4 @@ static void packed_repair(uint8_t *data, size_t size) {
     memcpy(data, &header, sizeof header);
 }
 
-const struct drllm_fuzz_target drllm_fuzz_packed = {"packed", 1500, packed_sample, packed_repair, drllm_fuzz_model};
+const struct drllm_fuzz_target drllm_fuzz_packed = {"packed", 16000, packed_sample, packed_repair, drllm_fuzz_model};

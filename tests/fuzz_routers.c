@@ -96,4 +96,4 @@ static uint8_t *sample(size_t number, size_t *size) {
     return router_builder_file(&routers, size);
 }
 
-const struct drllm_fuzz_target drllm_fuzz_routers = {"routers", 1500, sample, NULL, run};
+const struct drllm_fuzz_target drllm_fuzz_routers = {"routers", 20000, sample, NULL, run};

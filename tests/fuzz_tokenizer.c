@@ -170,7 +170,7 @@ static uint8_t *tokenizer_sample(size_t number, size_t *size) {
                                                 : copy_sample(texts, N, number / N_VOCABULARIES, &first, 1, size);
 }
 
-const struct drllm_fuzz_target drllm_fuzz_tokenizer = {"tokenizer", 5000, tokenizer_sample, NULL, run_tokenizer};
+const struct drllm_fuzz_target drllm_fuzz_tokenizer = {"tokenizer", 48000, tokenizer_sample, NULL, run_tokenizer};
 
 /* ---- Programs ---- */
 
@@ -210,4 +210,4 @@ static uint8_t *program_sample(size_t number, size_t *size) {
     return copy_sample(texts, sizeof texts / sizeof texts[0], number, "", 0, size);
 }
 
-const struct drllm_fuzz_target drllm_fuzz_program = {"program", 20000, program_sample, NULL, run_program};
+const struct drllm_fuzz_target drllm_fuzz_program = {"program", 200000, program_sample, NULL, run_program};

@@ -26,7 +26,7 @@ static void run_inputs(const struct drllm_fuzz_target *target, uint64_t n, volat
 }
 
 static void test_target(const struct drllm_fuzz_target *target) {
-    const uint64_t n = (uint64_t)target->n_tests * (drllm_test_is_fast() ? 1 : 10);
+    const uint64_t n = (uint64_t)target->n_tests / (drllm_test_is_fast() ? 40 : 1);
     volatile uint64_t *number = mmap(NULL, sizeof *number, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     assert_true(number != MAP_FAILED);
     (void)fflush(stdout);
