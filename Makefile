@@ -79,7 +79,7 @@ examples := $(patsubst %.c,$(BUILD)/%,$(example_src))
 deps_command := tools/setup/deps.sh $(if $(filter 0,$(XNNPACK)),--no-xnnpack) $(target)
 deps := $(shell tools/setup/deps.sh --print $(wordlist 2,9,$(deps_command)))
 deps_done := $(deps)/.complete
-lib_deps := $(if $(filter 0,$(XNNPACK)),,XNNPACK microkernels-prod) pthreadpool cpuinfo utf8proc
+lib_deps := $(if $(filter 0,$(XNNPACK)),,XNNPACK microkernels-prod) pthreadpool cpuinfo
 dep_files = $(patsubst %,$(deps)/lib/lib%.a,$(1))
 
 # Asked for only where something of it is compiled or looked at.
@@ -121,9 +121,9 @@ all: $(lib) $(if $(tool_src),$(program)) ## the library and the program (the def
 help: ## this text
 	@echo 'usage: make [GOAL]... [NAME=VALUE]...'
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 	@echo
-	@sed -n 's/^\([A-Z]*\) ?= *\([0-9]*\) *# \(.*\)/  \1|\2|\3/p' Makefile | awk -F'|' '{ printf "%-14s %s%s\n", $$1, $$3, $$2 == "" ? "" : " (default " $$2 ")" }'
+	@sed -n 's/^\([A-Z_]*\) ?= *\([0-9]*\) *# \(.*\)/  \1|\2|\3/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s%s\n", $$1, $$3, $$2 == "" ? "" : " (default " $$2 ")" }'
 	@echo '  CC, CFLAGS, LDFLAGS, BUILD: as usual; changed flags rebuild what they concern'
 	@echo
 	@echo '  Libraries and models are kept in $${DRLLM_CACHE:-$${XDG_CACHE_HOME:-~/.cache}/drllm}.'
@@ -157,7 +157,7 @@ demo-train: packages ## from questions to routers: search, training and evaluati
 check: $(runner) $(program) ## the fast tests
 	$(test_env) $(runner) --fast
 
-test: ## all tests: native, sanitizers, MPI, arm64 under qemu, clang, lint
+test: ## all tests: native, sanitizers, MPI, arm64 under qemu, clang, linking, lint
 	@+MAKE="$(MAKE)" tests/run.sh
 
 clean: ## remove what was built here
@@ -201,20 +201,22 @@ $(lib): $(call objects,$(lib_src)) $(BUILD)/sources
 link = $(call say,LINK) $(cc) $(ldflags) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(lib) $(call dep_files,$(1) $(lib_deps)) -lm $(2)
 
 $(program): $(call objects,$(tool_src)) $(lib) $(BUILD)/sources
-	$(call link,cjson,$(mpi_libs))
+	$(call link,cjson utf8proc,$(mpi_libs))
 
 # The runner holds the tools, too; one of them it includes.
 $(runner): $(call objects,$(test_src) $(filter-out tools/drllm.c tools/gguf_file.c,$(tool_src))) $(lib) $(BUILD)/sources
-	$(call link,cmocka cjson,$(mpi_libs))
+	$(call link,cmocka cjson utf8proc,$(mpi_libs))
 
 $(examples): $(BUILD)/%: $(obj)/%.o $(lib)
 	@mkdir -p $(@D)
 	$(call link)
 
+include tools/setup/install.mk tools/setup/fuzz.mk
+
 -include $(patsubst %.o,%.d,$(call objects,$(sources)))
 
 # --- Style ---------------------------------------------------------------------------------------------------------------
-own_files := $(sort $(foreach folder,runtime quant platform tools tests examples examples/*,$(wildcard $(folder)/*.[ch])))
+own_files := $(sort $(foreach folder,runtime quant platform tools tests tests/fuzz tests/link examples examples/*,$(wildcard $(folder)/*.[ch] $(folder)/*.cpp)))
 headers := $(filter %.h,$(own_files)) $(wildcard quant/*.inc)
 # A desktop also looks at the files for arm64, with the headers of the cross compiler where they are; and at mpi.c, with
 # those of Open MPI.

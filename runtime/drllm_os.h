@@ -2,7 +2,7 @@
 #ifndef DRLLM_OS_H
 #define DRLLM_OS_H
 
-#include "runtime/drllm.h"
+#include "drllm.h" /* beside this file, here and where it is installed */
 
 #ifdef __cplusplus
 extern "C" {

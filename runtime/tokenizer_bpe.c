@@ -4,9 +4,9 @@
 #include "runtime/error.h"
 #include "runtime/memory.h"
 #include "runtime/tokenizer_internal.h"
+#include "runtime/utf8.h"
 
 #include <string.h>
-#include <utf8proc.h>
 
 /* ---- The vocabulary ---- */
 
@@ -308,10 +308,10 @@ static bool encode_words(const struct drllm_tokenizer *tokenizer, const char *te
 static size_t replace_unknown_bytes(const struct drllm_tokenizer *tokenizer, const char *text, size_t size, char *out) {
     size_t written = 0;
     for (size_t at = 0; at < size;) {
-        utf8proc_int32_t value;
-        const utf8proc_ssize_t n = utf8proc_iterate((const uint8_t *)text + at, (utf8proc_ssize_t)(size - at), &value);
-        const bool replaced = n <= 0 && tokenizer->byte_tokens[(uint8_t)text[at]] < 0;
-        const size_t n_read = n <= 0 ? 1 : (size_t)n, n_written = replaced ? 3 : n_read;
+        bool whole = false;
+        const size_t n = drllm_utf8_character(text + at, size - at, &whole);
+        const bool replaced = !whole && tokenizer->byte_tokens[(uint8_t)text[at]] < 0;
+        const size_t n_read = whole ? n : 1, n_written = replaced ? 3 : n_read;
         if (out != NULL) {
             memcpy(out + written, replaced ? "\xEF\xBF\xBD" : text + at, n_written);
         }

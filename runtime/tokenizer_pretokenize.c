@@ -11,9 +11,10 @@
  * A byte that is not UTF-8 counts as U+FFFD, a symbol. Unlike the regular expressions, nothing here goes back
  * further than one character, so that the time is linear. */
 #include "runtime/tokenizer_internal.h"
+#include "runtime/unicode.h"
+#include "runtime/utf8.h"
 
 #include <string.h>
-#include <utf8proc.h>
 
 bool drllm_pretokenizer_find(struct drllm_string name, enum drllm_pretokenizer *kind) {
     /* The names that llama.cpp gives the same expressions and the same treatment of whole words. */
@@ -76,20 +77,13 @@ static enum kind wide_kind(uint32_t value) {
     if (is_wide_space(value)) {
         return KIND_SPACE;
     }
-    switch (utf8proc_category((utf8proc_int32_t)value)) {
-    case UTF8PROC_CATEGORY_LU:
-    case UTF8PROC_CATEGORY_LL:
-    case UTF8PROC_CATEGORY_LT:
-    case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO:
+    switch (drllm_unicode_class(value)) {
+    case DRLLM_UNICODE_LETTER:
         return KIND_LETTER;
-    case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_NO:
+    case DRLLM_UNICODE_NUMBER:
         return KIND_NUMBER;
     default:
-        /* CJK ideographs of Unicode 15.1, which utf8proc 2.8 does not know yet. */
-        return value >= 0x2EBF0 && value <= 0x2EE5D ? KIND_LETTER : KIND_OTHER;
+        return KIND_OTHER;
     }
 }
 
@@ -101,12 +95,14 @@ static struct character read_character(const struct drllm_splitter *splitter, si
     if (byte < 0x80) {
         return (struct character){byte, 1, ascii_kind(byte)};
     }
-    utf8proc_int32_t value = 0;
-    const utf8proc_ssize_t size = utf8proc_iterate(splitter->text + at, (utf8proc_ssize_t)(end - at), &value);
-    if (size <= 0 || value < 0) {
+    const char *text = (const char *)splitter->text + at;
+    bool whole = false;
+    const size_t size = drllm_utf8_character(text, end - at, &whole);
+    if (!whole) {
         return (struct character){0xFFFD, 1, KIND_OTHER};
     }
-    return (struct character){(uint32_t)value, (uint32_t)size, wide_kind((uint32_t)value)};
+    const uint32_t value = drllm_utf8_value(text, size);
+    return (struct character){value, (uint32_t)size, wide_kind(value)};
 }
 
 /* [\p{P}\$\+<=>\^~\|] */
@@ -117,8 +113,7 @@ static bool is_default_punctuation(struct character c) {
     if (c.value < 0x80) {
         return c.value > ' ' && c.value < 0x7F && c.value != '`';
     }
-    const utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c.value);
-    return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
+    return drllm_unicode_class(c.value) == DRLLM_UNICODE_PUNCTUATION;
 }
 
 /* ---- Words ---- */

@@ -36,6 +36,15 @@ size_t drllm_utf8_character(const char *text, size_t size, bool *whole) {
     return n;
 }
 
+uint32_t drllm_utf8_value(const char *text, size_t size) {
+    static const uint8_t first_bits[] = {0, 0x7F, 0x1F, 0x0F, 0x07};
+    uint32_t value = (uint8_t)text[0] & first_bits[size];
+    for (size_t i = 1; i < size; i++) {
+        value = value << 6 | ((uint8_t)text[i] & 0x3F);
+    }
+    return value;
+}
+
 size_t drllm_utf8_complete(const char *text, size_t size) {
     /* The last three bytes may be the beginning of one of four. */
     for (size_t back = 1; back <= 3 && back <= size; back++) {

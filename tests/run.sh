@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All tests, part by part; `make test` calls this.
 #
-# usage: tests/run.sh [PART]...     parts: packages native sanitizers mpi arm64 clang lint (default: all)
+# usage: tests/run.sh [PART]...     parts: packages native sanitizers mpi arm64 clang linking lint (default: all)
 #
 # A part that fails does not keep the next one from running. The last line is the sum, "N passed, N failed"; the exit status is
 # 0 only if none failed. A part that builds or checks something without counting counts as one.
@@ -74,6 +74,9 @@ part_arm64() {
 
 part_clang() { part clang-build build CC=clang BUILD=build/clang build/clang/libdrllm.a; }
 
+# After the parts whose builds it uses.
+part_linking() { part linking tests/linking.sh; }
+
 part_lint() { part lint build lint; }
 
 export DRLLM_TEST_MODEL=${DRLLM_TEST_MODEL:-$(tools/setup/model.sh --print)}
@@ -83,7 +86,7 @@ fi
 export DRLLM_TEST_SHARED=${DRLLM_TEST_SHARED-}
 
 parts=("$@")
-[ $# != 0 ] || parts=(packages native sanitizers mpi arm64 clang lint)
+[ $# != 0 ] || parts=(packages native sanitizers mpi arm64 clang linking lint)
 for name in "${parts[@]}"; do
     if declare -F "part_$name" >/dev/null; then
         "part_$name"

@@ -3,6 +3,7 @@
 #include "runtime/gguf.h"
 #include "runtime/tokenizer.h"
 #include "runtime/tokenizer_internal.h"
+#include "runtime/unicode.h"
 #include "runtime/utf8.h"
 #include "tests/gguf_writer.h"
 #include "tests/tests.h"
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 enum { BOS = DRLLM_TOKENIZE_BOS, SPECIAL = DRLLM_TOKENIZE_SPECIAL };
 
@@ -1223,6 +1225,85 @@ static void test_utf8_sanitise(void **state) {
     }
 }
 
+/* Every character, and its class, as utf8proc has them. */
+static void test_utf8_values(void **state) {
+    (void)state;
+    size_t n_characters = 0;
+    for (uint32_t character = 0; character <= 0x10FFFF; character++) {
+        if (character >= 0xD800 && character <= 0xDFFF) {
+            continue;
+        }
+        uint8_t bytes[4];
+        const size_t size = (size_t)utf8proc_encode_char((utf8proc_int32_t)character, bytes);
+        bool whole = false;
+        assert_int_equal(drllm_utf8_character((const char *)bytes, size, &whole), size);
+        assert_true(whole);
+        assert_int_equal(drllm_utf8_value((const char *)bytes, size), character);
+        n_characters++;
+    }
+    assert_int_equal(n_characters, 0x110000 - 0x800);
+}
+
+/* Which bytes are a character: random ones that are often near a valid sequence. */
+static void test_utf8_validity(void **state) {
+    (void)state;
+    static const uint8_t firsts[] = {0x41, 0x80, 0xC1, 0xC2, 0xDF, 0xE0, 0xE1,
+                                     0xED, 0xEF, 0xF0, 0xF3, 0xF4, 0xF5, 0xFF};
+    static const uint8_t seconds[] = {0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0};
+    uint64_t random = 5;
+    size_t n_valid = 0;
+    for (size_t i = 0; i < 200000; i++) {
+        uint8_t bytes[4];
+        bytes[0] = firsts[drllm_random(&random) % sizeof firsts];
+        for (size_t k = 1; k < 4; k++) {
+            bytes[k] = seconds[drllm_random(&random) % sizeof seconds];
+        }
+        const size_t size = 1 + drllm_random(&random) % 4;
+        utf8proc_int32_t value = -1;
+        const utf8proc_ssize_t n = utf8proc_iterate(bytes, (utf8proc_ssize_t)size, &value);
+        bool whole = false;
+        const size_t ours = drllm_utf8_character((const char *)bytes, size, &whole);
+        assert_int_equal(whole, n > 0);
+        if (whole) {
+            assert_int_equal(ours, n);
+            assert_int_equal(drllm_utf8_value((const char *)bytes, ours), value);
+            n_valid++;
+        }
+    }
+    assert_in_range(n_valid, 20000, 180000);
+}
+
+static enum drllm_unicode_class reference_class(uint32_t character) {
+    const utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)character);
+    if (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO) {
+        return DRLLM_UNICODE_LETTER;
+    }
+    if (category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO) {
+        return DRLLM_UNICODE_NUMBER;
+    }
+    if (category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO) {
+        return DRLLM_UNICODE_PUNCTUATION;
+    }
+    /* Unicode 15.1's, behind utf8proc 2.8's. */
+    return character >= 0x2EBF0 && character <= 0x2EE5D ? DRLLM_UNICODE_LETTER : DRLLM_UNICODE_OTHER;
+}
+
+static void test_unicode_classes(void **state) {
+    (void)state;
+    size_t counts[4] = {0};
+    for (uint32_t character = 0; character <= 0x110000; character++) {
+        const enum drllm_unicode_class class = drllm_unicode_class(character);
+        if (class != reference_class(character)) {
+            fail_msg("U+%04X: class %d, not %d", character, (int)class, (int)reference_class(character));
+        }
+        counts[class]++;
+    }
+    for (size_t i = 0; i < 4; i++) {
+        assert_in_range(counts[i], 800, 0x110001);
+    }
+    assert_int_equal(drllm_unicode_class(UINT32_MAX), DRLLM_UNICODE_OTHER);
+}
+
 int drllm_test_tokenizer(void) {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_llama3_cases, reset),
@@ -1244,6 +1325,9 @@ int drllm_test_tokenizer(void) {
         cmocka_unit_test_setup(test_odd_vocabularies, reset),
         cmocka_unit_test_setup(test_damaged, reset),
         cmocka_unit_test_setup(test_utf8_complete, reset),
+        cmocka_unit_test_setup(test_utf8_values, reset),
+        cmocka_unit_test_setup(test_utf8_validity, reset),
+        cmocka_unit_test_setup(test_unicode_classes, reset),
         cmocka_unit_test_setup(test_utf8_stream, reset),
         cmocka_unit_test_setup(test_utf8_sanitise, reset),
     };

@@ -25,6 +25,7 @@
     X(chat)                  \
     X(model)                 \
     X(packed)                \
+    X(fuzz)                  \
     X(session)               \
     X(program)               \
     X(router_file)           \

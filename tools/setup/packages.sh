@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install the system packages that a build needs and that are missing.
 #
-# usage: packages.sh [--check] GROUP...     groups: build model cross mpi lint
+# usage: packages.sh [--check] GROUP...     groups: build model cross mpi lint link fuzz
 #   --check  install nothing: fail, with the line to paste, if something is missing
 #
 # Does nothing, quickly, when nothing is missing. Installs as root or with a sudo that asks for no password; otherwise it
@@ -29,6 +29,14 @@ for arg; do
         mpi)
             packages+=(libopenmpi-dev openmpi-bin)
             commands+=(mpicc mpirun)
+            ;;
+        link)
+            packages+=(build-essential cmake pkg-config)
+            commands+=(g++ cmake pkg-config)
+            ;;
+        fuzz)
+            packages+=(clang libclang-rt-dev)
+            commands+=(clang)
             ;;
         lint)
             packages+=(clang clang-format clang-tidy shellcheck)
