@@ -31,6 +31,7 @@
     X(routing)               \
     X(sampler)               \
     X(generate)              \
+    X(kjv)                   \
     X(parity)                \
     X(routed)                \
     X(questions)             \

@@ -5,6 +5,7 @@ usage: train.py WORK [--steps N] [--device cpu|cuda] [--out NAME] ...     --help
 
 Writes WORK/NAME.pt (what `--out NAME` says) every --save-every steps; the same command goes on from there. Each step's data
 and dropout depend on the seed and the step's number alone, so that a run that was interrupted ends like one that was not.
+With other --steps it goes on, too, under their schedule.
 
 The last part of the steps (--int4-from) sees the matrices of the blocks as Q4_0 will hold them, with gradients straight
 through: the int4 file loses next to nothing. Blocks in the middle are left out at random (--layer-drop), so that the
@@ -162,15 +163,16 @@ def parse_options():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="of the processor; 0: as many as there are")
     parser.add_argument("--seed", type=int, default=1611)
-    parser.add_argument("--steps", type=int, default=3600)
-    parser.add_argument("--batch", type=int, default=16, help="windows of a step")
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--warm-up", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--batch", type=int, default=64, help="windows of a step")
+    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--warm-up", type=int, default=200)
     parser.add_argument("--decay", type=float, default=0.1, help="of the matrices' weights")
-    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--layer-drop", type=float, default=0.05)
     parser.add_argument("--int4-from", type=float, default=0.7, help="share of the steps without rounding")
-    parser.add_argument("--save-every", type=int, default=200, help="also: measure")
+    parser.add_argument("--bf16", action="store_true", help="products in bfloat16, where the processor is fast at them")
+    parser.add_argument("--save-every", type=int, default=100, help="also: measure")
     return parser.parse_args()
 
 
@@ -192,7 +194,8 @@ def main():
     first, spent = 0, 0.0
     if os.path.exists(path):
         saved = torch.load(path, map_location=options.device, weights_only=True)
-        changed = [name for name, value in saved["options"].items() if name not in ("work", "device", "threads") and vars(options)[name] != value]
+        free = "work", "device", "threads", "save_every", "steps"  # a run may be made shorter or longer
+        changed = [name for name, value in saved["options"].items() if name not in free and vars(options).get(name) != value]
         if changed:
             raise SystemExit(f"{path} was made with other options ({', '.join(changed)}); remove it, or name another --out")
         model.load_state_dict(saved["model"])
@@ -208,7 +211,7 @@ def main():
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(options, step)
         inputs, targets = train.sample(options.batch)
-        with torch.autocast("cuda", torch.bfloat16) if on_gpu else contextlib.nullcontext():
+        with torch.autocast(options.device, torch.bfloat16) if options.bf16 else contextlib.nullcontext():
             loss = cross_entropy(model(inputs, options.dropout, options.layer_drop, int4), targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
