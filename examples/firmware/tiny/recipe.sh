@@ -27,6 +27,7 @@ python=$work/venv/bin/python
 "$python" "$here/prepare.py" "$work"
 "$python" "$here/train.py" "$work" "$@"
 "$python" "$here/export.py" "$work/model.pt" "$work/vocabulary.json" "$work/tiny-kjv-f32.gguf"
+"$python" "$here/check.py" "$drllm" "$work/model.pt" "$work/tiny-kjv-f32.gguf" "$work"
 "$drllm" quantize "$work/tiny-kjv-f32.gguf" "$work/tiny-kjv-q4_0.gguf" q4_0 --force
 for model in tiny-kjv-f32 tiny-kjv-q4_0; do
     printf '%s: ' $model
