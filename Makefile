@@ -224,7 +224,7 @@ arm_src := $(if $(filter x86_64,$(arch)),$(sort $(foreach isa,$(isas_aarch64),$(
 arm_headers := /usr/aarch64-linux-gnu/include
 tidied := $(patsubst %.c,$(BUILD)/lint/%.tidy,$(sources) $(if $(wildcard $(arm_headers)),$(arm_src)) $(if $(mpi_cflags),$(mpi_out)))
 
-scripts := $(wildcard tools/*.sh tools/setup/*.sh tests/*.sh .ci/run)
+scripts := $(wildcard tools/*.sh tools/setup/*.sh tests/*.sh examples/firmware/tiny/*.sh .ci/run)
 lint: $(BUILD)/lint/format $(BUILD)/lint/scripts $(tidied) ## clang-format, clang-tidy and shellcheck on all of our files
 
 format: ## let clang-format rewrite our files

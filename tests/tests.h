@@ -32,6 +32,7 @@
     X(routing)               \
     X(sampler)               \
     X(generate)              \
+    X(kjv)                   \
     X(parity)                \
     X(routed)                \
     X(questions)             \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install the system packages that a build needs and that are missing.
 #
-# usage: packages.sh [--check] GROUP...     groups: build model cross mpi lint link fuzz
+# usage: packages.sh [--check] GROUP...     groups: build model cross mpi lint link fuzz tiny
 #   --check  install nothing: fail, with the line to paste, if something is missing
 #
 # Does nothing, quickly, when nothing is missing. Installs as root or with a sudo that asks for no password; otherwise it
@@ -41,6 +41,10 @@ for arg; do
         lint)
             packages+=(clang clang-format clang-tidy shellcheck)
             commands+=(clang clang-format clang-tidy shellcheck)
+            ;;
+        tiny) # the text of examples/firmware/tiny, and a place for PyTorch
+            packages+=(bible-kjv python3-venv)
+            commands+=(bible python3)
             ;;
         *) die "packages.sh: unknown group $arg" ;;
     esac
