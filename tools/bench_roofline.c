@@ -87,6 +87,12 @@ static void add_kernel(struct roofline *roofline, const struct kernel_candidate 
 
 /* ---- Models ---- */
 
+static int by_x(const void *a, const void *b) {
+    const double x = ((const struct plot_point *)a)->x;
+    const double y = ((const struct plot_point *)b)->x;
+    return (x > y) - (x < y);
+}
+
 /* Prompts read the weights once for all tokens, generations once for each. */
 static void add_models(struct roofline *roofline, const struct bench *models) {
     for (size_t first = 0; first < models->n_rows; first++) {
@@ -105,6 +111,7 @@ static void add_models(struct roofline *roofline, const struct bench *models) {
                 points[n++] = at(ops / bytes, ops * row->median);
             }
         }
+        qsort(points, n, sizeof *points, by_x);
         char name[NAME_BYTES];
         snprintf(name, sizeof name, "%s model", models->rows[first].info.quantization);
         add_line(roofline, name, points, n);
