@@ -213,6 +213,8 @@ $(examples): $(BUILD)/%: $(obj)/%.o $(lib)
 
 -include $(patsubst %.o,%.d,$(call objects,$(sources)))
 
+include tests/android.mk
+
 # --- Style ---------------------------------------------------------------------------------------------------------------
 own_files := $(sort $(foreach folder,runtime quant platform tools tests examples examples/*,$(wildcard $(folder)/*.[ch])))
 headers := $(filter %.h,$(own_files)) $(wildcard quant/*.inc)

@@ -45,13 +45,17 @@ public final class DrLlm implements AutoCloseable {
     private Thread user;
     private boolean closed;
 
+    private final ModelInfo info;
+
     private float asked = -1.0f;
     private int battery = BATTERY_UNKNOWN;
     private boolean charging;
     private int thermal = THERMAL_UNKNOWN;
 
     private DrLlm(long handle) {
+        final long[] numbers = new long[6];
         this.handle = handle;
+        info = new ModelInfo(nativeInfo(handle, numbers), numbers);
     }
 
     /* ---- Opening and closing ---- */
@@ -100,6 +104,7 @@ public final class DrLlm implements AutoCloseable {
         boolean interrupted = false;
         synchronized (lock) {
             closed = true;
+            lock.notifyAll(); // whoever waits for the session waits in vain
             if (user == null) {
                 release();
             } else {
@@ -112,7 +117,6 @@ public final class DrLlm implements AutoCloseable {
                     }
                 }
             }
-            lock.notifyAll();
         }
         if (interrupted) {
             Thread.currentThread().interrupt();
@@ -128,14 +132,9 @@ public final class DrLlm implements AutoCloseable {
         }
     }
 
+    /** Never waits, and may be called after close(). */
     public ModelInfo getInfo() {
-        final long mine = enter();
-        try {
-            final long[] numbers = new long[6];
-            return new ModelInfo(nativeInfo(mine, numbers), numbers);
-        } finally {
-            leave();
-        }
+        return info;
     }
 
     /* ---- Answers ---- */
@@ -157,6 +156,9 @@ public final class DrLlm implements AutoCloseable {
      */
     public Generation chat(ChatMessage[] conversation, GenerateOptions options, TextListener listener)
             throws DrLlmException {
+        if (conversation.length == 0) {
+            throw new IllegalArgumentException("a conversation needs a message");
+        }
         final String[] roles = new String[conversation.length];
         final String[] contents = new String[conversation.length];
         for (int i = 0; i < conversation.length; i++) {
