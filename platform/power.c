@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -149,18 +148,15 @@ bool drllm_power_read_supply(const char *root, struct drllm_power_supply *supply
 
 enum { KELVIN = 1000 }; /* sysfs has thousandths of a degree */
 
-struct trips {
-    long passive, hot, critical; /* LONG_MAX: none */
-};
+enum { PASSIVE, HOT, CRITICAL, TRIP_TYPES };
 
-static void read_trips(const char *folder, struct trips *trips) {
+/* The lowest trip point of each type, LONG_MAX where there is none. */
+static void read_trips(const char *folder, long trips[TRIP_TYPES]) {
     enum { MAX_TRIPS = 32 };
-    static const struct {
-        const char *type;
-        size_t offset;
-    } kinds[] = {{"passive", offsetof(struct trips, passive)},
-                 {"hot", offsetof(struct trips, hot)},
-                 {"critical", offsetof(struct trips, critical)}};
+    static const char *const types[TRIP_TYPES] = {[PASSIVE] = "passive", [HOT] = "hot", [CRITICAL] = "critical"};
+    for (int k = 0; k < TRIP_TYPES; k++) {
+        trips[k] = LONG_MAX;
+    }
     for (int i = 0; i < MAX_TRIPS; i++) {
         char name[MAX_VALUE], type[MAX_VALUE];
         long temperature;
@@ -173,45 +169,43 @@ static void read_trips(const char *folder, struct trips *trips) {
         if (!read_number(folder, name, &temperature) || temperature <= 0) {
             continue;
         }
-        for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
-            long *lowest = (long *)(void *)((char *)trips + kinds[k].offset);
-            if (strcmp(type, kinds[k].type) == 0 && temperature < *lowest) {
-                *lowest = temperature;
+        for (int k = 0; k < TRIP_TYPES; k++) {
+            if (strcmp(type, types[k]) == 0 && temperature < trips[k]) {
+                trips[k] = temperature;
             }
         }
     }
 }
 
-static int level_of(long temperature, const struct trips *trips) {
-    const bool has_passive = trips->passive != LONG_MAX;
-    const bool has_critical = trips->critical != LONG_MAX;
-    if (has_critical && temperature >= trips->critical - 5 * KELVIN) {
+static int level_of(long temperature, const long trips[TRIP_TYPES]) {
+    const bool has_passive = trips[PASSIVE] != LONG_MAX;
+    const bool has_critical = trips[CRITICAL] != LONG_MAX;
+    if (has_critical && temperature >= trips[CRITICAL] - 5 * KELVIN) {
         return 4;
     }
-    if (temperature >= trips->hot) {
+    if (temperature >= trips[HOT]) {
         return 3;
     }
     if (has_passive) {
-        return temperature >= trips->passive ? 2 : temperature >= trips->passive - 5 * KELVIN ? 1 : 0;
+        return temperature >= trips[PASSIVE] ? 2 : temperature >= trips[PASSIVE] - 5 * KELVIN ? 1 : 0;
     }
     if (has_critical) {
-        const long left = trips->critical - temperature;
+        const long left = trips[CRITICAL] - temperature;
         return left <= 10 * KELVIN ? 3 : left <= 20 * KELVIN ? 2 : left <= 30 * KELVIN ? 1 : 0;
     }
-    return trips->hot != LONG_MAX ? 0 : -1;
+    return trips[HOT] != LONG_MAX ? 0 : -1;
 }
 
 static void visit_zone(const char *folder, void *user) {
     struct drllm_heat *heat = user;
-    struct trips trips = {LONG_MAX, LONG_MAX, LONG_MAX};
-    long temperature;
+    long trips[TRIP_TYPES], temperature;
     if (!read_number(folder, "temp", &temperature) || temperature < -100 * KELVIN || temperature > 200 * KELVIN) {
         return;
     }
     const float celsius = (float)temperature / (float)KELVIN;
     heat->celsius = heat->celsius >= celsius ? heat->celsius : celsius; /* NaN is not */
-    read_trips(folder, &trips);
-    const int level = level_of(temperature, &trips);
+    read_trips(folder, trips);
+    const int level = level_of(temperature, trips);
     heat->level = level > heat->level ? level : heat->level;
 }
 

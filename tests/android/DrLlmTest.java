@@ -33,7 +33,7 @@ import org.drllm.TextListener;
 /**
  * Runs every method test* against the real native library.
  *
- * usage: java DrLlmTest FOLDER [rounds=N] [model=FILE routers=FILE expected=FILE]
+ * usage: java DrLlmTest FOLDER [only=testNAME] [rounds=N] [model=FILE routers=FILE expected=FILE]
  *
  * FOLDER holds what tests/android/fixtures.c wrote, and tiny.drllm packed from it. rounds: how often the tests of timing and
  * of leaks repeat (default 100). model: SmolLM2, routers: for it, expected: what the program answers.
@@ -43,6 +43,7 @@ public final class DrLlmTest {
 
     private static Path folder;
     private static int rounds = 100;
+    private static String only = "test";
     private static String realModel;
     private static String realRouters;
     private static String realExpected;
@@ -51,7 +52,9 @@ public final class DrLlmTest {
         folder = Paths.get(arguments[0]);
         for (String argument : arguments) {
             final String value = argument.substring(argument.indexOf('=') + 1);
-            if (argument.startsWith("rounds=")) {
+            if (argument.startsWith("only=")) {
+                only = value;
+            } else if (argument.startsWith("rounds=")) {
                 rounds = Integer.parseInt(value);
             } else if (argument.startsWith("model=")) {
                 realModel = value;
@@ -68,7 +71,7 @@ public final class DrLlmTest {
         int skipped = 0;
         for (Method method : methods) {
             final long start = System.nanoTime();
-            if (!method.getName().startsWith("test")) {
+            if (!method.getName().startsWith(only)) {
                 continue;
             }
             try {
