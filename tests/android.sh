@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tests of examples/android; `make test-android` calls this.
 #
-# usage: tests/android.sh [PART]...     parts: java sanitizers arm64 smoke sources ndk (default: all)
+# usage: tests/android.sh [PART]...     parts: java sanitizers arm64 smoke sources sample ndk (default: all)
 #
 #   java        the native methods on this machine's Java, with -Xcheck:jni, which must have nothing to say
 #   sanitizers  the same with the address, leak and undefined-behaviour sanitizers
@@ -9,6 +9,7 @@
 #   smoke       libdrllm_jni.so compiled for Android's three ABIs with clang, linked against stubs, and looked at: an
 #               Android-target smoke build, which is not an NDK's and cannot run
 #   sources     Android.mk compiles the files that CMakeLists.txt compiles
+#   sample      Android's aapt takes the sample app's manifest and resources; its Java is compiled where ANDROID_HOME is set
 #   ndk         with ANDROID_NDK_HOME set: both build descriptions with the real NDK, and the same look at the results
 #
 # The last line is the sum, "N passed, N failed, N skipped"; the exit status is 0 only if none failed.
@@ -259,6 +260,41 @@ part_sources() {
     done < <(abis)
 }
 
+# The manifest, the resources and the uncompressed assets as an APK, against the framework of Android 10, the newest that Debian has.
+sample_apk() {
+    local app=examples/android/app/src/main sample=$build/sample framework
+    framework=$(dpkg -L android-framework-res | grep '/framework-res.apk$') && rm -rf "$sample" && mkdir -p "$sample/gen" "$sample/assets" &&
+        sed 's#<manifest #<manifest package="org.drllm.sample" #' $app/AndroidManifest.xml >"$sample/AndroidManifest.xml" &&
+        cp "$build/data/tiny.gguf" "$sample/assets/model.gguf" &&
+        aapt package -f -m -J "$sample/gen" -M "$sample/AndroidManifest.xml" -S $app/res -A "$sample/assets" -I "$framework" \
+            --min-sdk-version 24 --target-sdk-version 29 -0 gguf -0 drllm -F "$sample/app.apk" &&
+        aapt dump badging "$sample/app.apk" >"$sample/badging.txt" && cat "$sample/badging.txt" &&
+        grep -q "^launchable-activity: name='org.drllm.sample.MainActivity'" "$sample/badging.txt" &&
+        aapt dump xmltree "$sample/app.apk" AndroidManifest.xml | grep -q 'extractNativeLibs.*0x0$' &&
+        aapt list -v "$sample/app.apk" | grep -q 'Stored.*assets/model.gguf$'
+}
+sample_classes() {
+    local jar
+    jar=$(find "$ANDROID_HOME/platforms" -name android.jar | sort -V | tail -n 1) && [ -n "$jar" ] && mkdir -p "$build/sample/classes" &&
+        javac --release 8 -Xlint:all,-options -cp "$jar" -d "$build/sample/classes" "${java_sources[@]}" \
+            examples/android/app/src/main/java/org/drllm/sample/*.java "$build"/sample/gen/org/drllm/sample/R.java
+}
+
+part_sample() {
+    printf '\n=== sample app\n'
+    if tools/setup/packages.sh android-sample 2>"$build/aapt.log"; then
+        prepare || return
+        check 'aapt takes the manifest and the resources, and stores a model uncompressed' sample_apk || return
+    else
+        skip "the sample app's manifest and resources: there is no aapt to be had ($(tail -n 1 "$build/aapt.log"))"
+    fi
+    if [ -n "${ANDROID_HOME-}" ] && [ -e "$build/sample/gen" ]; then
+        check 'the Java of the sample app compiles against the SDK' sample_classes
+    else
+        skip 'compiling the Java of the sample app: ANDROID_HOME is not set'
+    fi
+}
+
 ndk_build() { # by CMake and by ndk-build
     cmake_build "ndk/$1" -DCMAKE_TOOLCHAIN_FILE="$ANDROID_NDK_HOME/build/cmake/android.toolchain.cmake" -DANDROID_ABI="$1" \
         -DANDROID_PLATFORM=android-24 -DANDROID_STL=none -DCMAKE_BUILD_TYPE=Release &&
@@ -284,7 +320,7 @@ part_ndk() {
 
 tools/setup/packages.sh build cross android || { printf '0 passed, 1 failed\n'; exit 1; }
 parts=("$@")
-[ $# != 0 ] || parts=(java sanitizers arm64 smoke sources ndk)
+[ $# != 0 ] || parts=(java sanitizers arm64 smoke sources sample ndk)
 for part in "${parts[@]}"; do
     if declare -F "part_$part" >/dev/null; then "part_$part"; else fail "there is no part $part"; fi
 done
