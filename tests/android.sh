@@ -231,7 +231,7 @@ look_finds() {
     cat "$build/look-stub.txt" "$build/look-glibc.txt"
     grep -q '^a segment is aligned to 0x1000$' "$build/look-stub.txt" && grep -q '^exports malloc$' "$build/look-stub.txt" &&
         grep -q '^does not export JNI_OnLoad$' "$build/look-stub.txt" && grep -q '^has another SONAME' "$build/look-stub.txt" &&
-        grep -q '^needs libc.so.6$' "$build/look-glibc.txt" && grep -q '^uses __errno_location,' "$build/look-glibc.txt"
+        grep -q '^needs libc.so.6$' "$build/look-glibc.txt" && grep -q '^uses __gmon_start__,' "$build/look-glibc.txt"
 }
 
 # Of a CMake build, a line for each file: its path and its instruction sets, as tests/android/ndk_sources.mk writes them.

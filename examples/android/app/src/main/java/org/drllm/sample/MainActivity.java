@@ -168,11 +168,18 @@ public final class MainActivity extends Activity {
                 });
                 main.post(() -> answered(mine, made));
             } catch (DrLlmException | IllegalArgumentException e) {
-                main.post(() -> status.setText(e.getMessage()));
+                main.post(() -> failed(mine, e));
             } catch (IllegalStateException e) {
                 // Closed meanwhile: another model was opened, or the activity is gone.
             }
         });
+    }
+
+    private void failed(DrLlm by, Exception e) {
+        if (by == llm) {
+            conversation.remove(conversation.size() - 1); // the message that got no answer
+            status.setText(e.getMessage());
+        }
     }
 
     private void show(String piece) {
