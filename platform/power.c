@@ -134,12 +134,9 @@ bool drllm_power_read_supply(const char *root, struct drllm_power_supply *supply
         const double percent = by_size ? supplies.weighted / supplies.weight : supplies.sum / supplies.count;
         supply->battery_percent = (int)lround(percent);
     }
-    if (supplies.discharging) {
-        supply->charging = 0;
-    } else if (supplies.charging || supplies.online) {
-        supply->charging = 1;
-    } else if (supplies.offline) {
-        supply->charging = 0;
+    const bool powered = supplies.charging || supplies.online;
+    if (supplies.discharging || powered || supplies.offline) {
+        supply->charging = powered && !supplies.discharging;
     }
     return supply->battery_percent >= 0 || supply->charging >= 0;
 }

@@ -52,10 +52,19 @@ public final class DrLlm implements AutoCloseable {
     private boolean charging;
     private int thermal = THERMAL_UNKNOWN;
 
+    /* Takes the handle, also when this fails. */
     private DrLlm(long handle) {
-        final long[] numbers = new long[6];
+        boolean made = false;
+        try {
+            final long[] numbers = new long[6];
+            info = new ModelInfo(nativeInfo(handle, numbers), numbers);
+            made = true;
+        } finally {
+            if (!made) {
+                nativeClose(handle);
+            }
+        }
         this.handle = handle;
-        info = new ModelInfo(nativeInfo(handle, numbers), numbers);
     }
 
     /* ---- Opening and closing ---- */
