@@ -121,7 +121,7 @@ all: $(lib) $(if $(tool_src),$(program)) ## the library and the program (the def
 help: ## this text
 	@echo 'usage: make [GOAL]... [NAME=VALUE]...'
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile tests/*.mk | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 	@echo
 	@sed -n 's/^\([A-Z]*\) ?= *\([0-9]*\) *# \(.*\)/  \1|\2|\3/p' Makefile | awk -F'|' '{ printf "%-14s %s%s\n", $$1, $$3, $$2 == "" ? "" : " (default " $$2 ")" }'
 	@echo '  CC, CFLAGS, LDFLAGS, BUILD: as usual; changed flags rebuild what they concern'

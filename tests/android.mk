@@ -9,18 +9,13 @@ test-android: ## the JNI code on Java for x86-64 and arm64, and the Android-targ
 # `make lint` looks at these as well.
 android_own := $(wildcard examples/android/jni/*.[ch] tests/android/*.[ch])
 jni_include := $(firstword $(foreach java,$(wildcard /usr/lib/jvm/*),$(if $(wildcard $(java)/include/jni.h),$(java)/include)))
-lint: $(BUILD)/lint/android-format $(BUILD)/lint/android-scripts \
+lint: $(BUILD)/lint/android-format \
     $(if $(jni_include),$(patsubst %.c,$(BUILD)/lint/%.tidy,$(filter %.c,$(android_own))))
 $(BUILD)/lint/examples/android/%: private cppflags += -isystem $(jni_include) -isystem $(jni_include)/linux
 
 $(BUILD)/lint/android-format: $(android_own) .clang-format
 	@mkdir -p $(@D)
 	$(call say,FORMAT) clang-format --dry-run -Werror $(android_own)
-	@touch $@
-
-$(BUILD)/lint/android-scripts: tests/android.sh
-	@mkdir -p $(@D)
-	$(call say,SHELL) shellcheck -x -P tools/setup $<
 	@touch $@
 
 .PHONY: test-android

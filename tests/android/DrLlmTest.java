@@ -153,8 +153,8 @@ public final class DrLlmTest {
         return new GenerateOptions().temperature(0).maxTokens(tokens);
     }
 
-    private static ChatMessage[] conversation(ChatMessage... messages) {
-        return messages;
+    private static List<ChatMessage> conversation(ChatMessage... messages) {
+        return Arrays.asList(messages);
     }
 
     /* LOOP as often as n tokens (bytes) give it; a cut character comes as U+FFFD. */
@@ -498,12 +498,12 @@ public final class DrLlmTest {
 
     static void testChat() throws Exception {
         try (DrLlm llm = open()) {
-            final ChatMessage[] first = conversation(ChatMessage.system("Be brief."), ChatMessage.user("Hello \uD83D\uDE00"));
+            final List<ChatMessage> first = conversation(ChatMessage.system("Be brief."), ChatMessage.user("Hello \uD83D\uDE00"));
             final Generation answer = llm.chat(first, greedy(20), null);
             same("Hi!", answer.text);
             same(Generation.Stop.END, answer.stop);
             same(answer.promptTokens, answer.computedTokens);
-            final Generation again = llm.chat(conversation(first[0], first[1], ChatMessage.assistant(answer.text),
+            final Generation again = llm.chat(conversation(first.get(0), first.get(1), ChatMessage.assistant(answer.text),
                     ChatMessage.user("And now?")), greedy(20), null);
             same("Hi!", again.text);
             check(again.promptTokens > answer.promptTokens, "the conversation is no longer");
@@ -516,6 +516,14 @@ public final class DrLlmTest {
             thrown(IllegalArgumentException.class,
                     () -> llm.chat(conversation(ChatMessage.user("a\0b")), greedy(5), null));
             thrown(IllegalArgumentException.class, () -> ChatMessage.user(null));
+            // With routers, which read all of the conversation, most of it is kept as well.
+            llm.openRouters(file("routers.gguf"));
+            same("0-1,3-4,6-7", llm.chat(first, greedy(20), null).program);
+            final Generation routed = llm.chat(conversation(first.get(0), first.get(1), ChatMessage.assistant("Hi!"),
+                    ChatMessage.user("And now?")), greedy(20), null);
+            same(again.promptTokens, routed.promptTokens);
+            check(routed.computedTokens < routed.promptTokens,
+                    routed.computedTokens + " of " + routed.promptTokens + " computed anew with routers");
         }
         try (DrLlm llm = DrLlm.open(file("no-template.gguf"), new ModelOptions())) {
             refused(DrLlmException.UNSUPPORTED, () -> llm.chat(conversation(ChatMessage.user("Hi")), greedy(5), null));

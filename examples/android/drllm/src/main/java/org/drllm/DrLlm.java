@@ -1,12 +1,14 @@
 package org.drllm;
 
+import java.util.List;
+
 /**
  * A language model with one conversation's context, on the device's processor.
  *
  * <pre>{@code
  * try (DrLlm llm = DrLlm.open(path, new ModelOptions())) {
  *     llm.openRouters(routersPath);
- *     llm.chat(new ChatMessage[] {ChatMessage.user("Hello!")}, new GenerateOptions(), piece -> append(piece));
+ *     llm.chat(Collections.singletonList(ChatMessage.user("Hello!")), new GenerateOptions(), piece -> append(piece));
  * }
  * }</pre>
  *
@@ -163,16 +165,17 @@ public final class DrLlm implements AutoCloseable {
      *
      * @param listener null: none
      */
-    public Generation chat(ChatMessage[] conversation, GenerateOptions options, TextListener listener)
+    public Generation chat(List<ChatMessage> conversation, GenerateOptions options, TextListener listener)
             throws DrLlmException {
-        if (conversation.length == 0) {
+        final ChatMessage[] messages = conversation.toArray(new ChatMessage[0]);
+        if (messages.length == 0) {
             throw new IllegalArgumentException("a conversation needs a message");
         }
-        final String[] roles = new String[conversation.length];
-        final String[] contents = new String[conversation.length];
-        for (int i = 0; i < conversation.length; i++) {
-            roles[i] = conversation[i].role;
-            contents[i] = conversation[i].content;
+        final String[] roles = new String[messages.length];
+        final String[] contents = new String[messages.length];
+        for (int i = 0; i < messages.length; i++) {
+            roles[i] = messages[i].role;
+            contents[i] = messages[i].content;
         }
         return answer(roles, contents, options, listener);
     }

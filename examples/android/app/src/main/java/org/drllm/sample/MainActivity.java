@@ -159,7 +159,7 @@ public final class MainActivity extends Activity {
         message.setText("");
         conversation.add(ChatMessage.user(text));
         shown.append("\n> " + text + "\n");
-        final ChatMessage[] all = conversation.toArray(new ChatMessage[0]);
+        final List<ChatMessage> all = new ArrayList<>(conversation);
         worker.execute(() -> {
             try {
                 final Generation made = mine.chat(all, new GenerateOptions().seed(System.nanoTime()), piece -> {
