@@ -83,8 +83,10 @@ if [ "$what" = java ]; then
 else
     unpack "$scratch/android" "android-libnativehelper-dev:$native" "android-liblog-dev:$native"
     mkdir -p "$out/include/android"
-    cp "$scratch/android/usr/include/android/nativehelper/jni.h" "$out/include/"
-    cp "$scratch/android/usr/include/android/android/log.h" "$out/include/android/"
+    # Where they lie differs between Debian's versions.
+    find "$scratch/android" -name jni.h -exec cp {} "$out/include/" \;
+    find "$scratch/android" -path '*/android/log.h' -exec cp {} "$out/include/android/" \;
+    for file in jni.h android/log.h; do [ -e "$out/include/$file" ] || die "the packages have no $file"; done
     while read -r arch debian musl linux; do
         unpack "$scratch/$arch" "musl-dev:$debian" "linux-libc-dev:$debian"
         mkdir -p "$out/musl-$arch"
@@ -99,7 +101,7 @@ armv7a armhf arm-linux-musleabihf arm-linux-gnueabihf
 x86_64 amd64 x86_64-linux-musl x86_64-linux-gnu
 END
     # Division and the like, which an NDK has in a library of the compiler.
-    libgcc=$(apt-cache depends gcc:armhf gcc-12:armhf gcc-14:armhf 2>/dev/null | sed -n 's/.*Depends: \(libgcc-[0-9]*-dev\).*/\1/p' | head -n 1)
+    libgcc=$(apt-cache pkgnames libgcc- | grep -xE 'libgcc-[0-9]+-dev' | sort -V | tail -n 1)
     [ -n "$libgcc" ] || die "the package lists have no libgcc for armhf"
     unpack "$scratch/libgcc" "$libgcc:armhf"
     cp "$scratch"/libgcc/usr/lib/gcc/arm-linux-gnueabihf/*/libgcc.a "$out/libgcc-armv7a.a"
