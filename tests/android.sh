@@ -12,13 +12,13 @@
 #   sample      Android's aapt takes the sample app's manifest and resources; its Java is compiled where ANDROID_HOME is set
 #   ndk         with ANDROID_NDK_HOME set: both build descriptions with the real NDK, and the same look at the results
 #
-# The last line is the sum, "N passed, N failed, N skipped"; the exit status is 0 only if none failed.
+# JOBS: how many compilers run at once (default: all cores). The last line is the sum, "N passed, N failed, N skipped"; the exit status is 0 only if none failed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 . tools/setup/common.sh
 
 build=${BUILD:-build}/android
-jobs=-j$(getconf _NPROCESSORS_ONLN)
+jobs=-j${JOBS:-$(getconf _NPROCESSORS_ONLN)}
 java_sources=(examples/android/drllm/src/main/java/org/drllm/*.java)
 deps=$PWD/$build/deps
 passed=0 failed=0 skipped=0
