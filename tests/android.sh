@@ -12,7 +12,8 @@
 #   sample      Android's aapt takes the sample app's manifest and resources; its Java is compiled where ANDROID_HOME is set
 #   ndk         with ANDROID_NDK_HOME set: both build descriptions with the real NDK, and the same look at the results
 #
-# JOBS: how many compilers run at once (default: all cores). The last line is the sum, "N passed, N failed, N skipped"; the exit status is 0 only if none failed.
+# JOBS: how many compilers run at once (default: all cores).
+# The last line is the sum, "N passed, N failed, N skipped"; the exit status is 0 only if none failed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 . tools/setup/common.sh
