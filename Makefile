@@ -215,6 +215,8 @@ include tools/setup/install.mk tools/setup/fuzz.mk
 
 -include $(patsubst %.o,%.d,$(call objects,$(sources)))
 
+include tests/android.mk
+
 # --- Style ---------------------------------------------------------------------------------------------------------------
 own_files := $(sort $(foreach folder,runtime quant platform tools tests tests/fuzz tests/link examples examples/*,$(wildcard $(folder)/*.[ch] $(folder)/*.cpp)))
 headers := $(filter %.h,$(own_files)) $(wildcard quant/*.inc)

@@ -1,6 +1,7 @@
 /* Models from files, and questions about the machine: drllm_os.h. */
 #include "platform/cpu.h"
 #include "platform/file.h"
+#include "platform/power.h"
 #include "runtime/drllm_os.h"
 #include "runtime/error.h"
 #include "runtime/model.h"
@@ -92,4 +93,19 @@ int drllm_cpu_mask_parse(const char *text, uint64_t *mask, struct drllm_error *e
         return drllm_fail(error, DRLLM_ERR_ARGUMENT, "unknown CPU feature \"%s\"", unknown);
     }
     return DRLLM_OK;
+}
+
+int drllm_power_read(const char *root, struct drllm_power *power, struct drllm_error *error) {
+    if (power == NULL) {
+        return drllm_fail(error, DRLLM_ERR_ARGUMENT, "power must not be NULL");
+    }
+    struct drllm_power_supply supply;
+    struct drllm_heat heat;
+    const bool has_supply = drllm_power_read_supply(root != NULL ? root : "", &supply);
+    const bool has_heat = drllm_power_read_heat(root != NULL ? root : "", &heat);
+    *power = (struct drllm_power){supply.battery_percent, supply.charging, heat.level, heat.celsius};
+    return has_supply || has_heat
+               ? DRLLM_OK
+               : drllm_fail(error, DRLLM_ERR_IO,
+                            "this system shows neither power supplies nor temperatures below /sys/class");
 }

@@ -19,6 +19,7 @@
     X(vec)                   \
     X(math)                  \
     X(platform)              \
+    X(power)                 \
     X(xnnpack)               \
     X(gguf)                  \
     X(tokenizer)             \

@@ -2,6 +2,7 @@
 # Fetch, check and build the third-party libraries, statically, into a cache outside the source tree.
 #
 # usage: deps.sh [--print] [--no-xnnpack] [TRIPLE]
+#        deps.sh --sources FOLDER     only fetch the sources, checked, into FOLDER/NAME; for other build systems
 #   TRIPLE        the machine to build for, e.g. aarch64-linux-gnu (default: this one)
 #   --print       only print the folder where the libraries are, or will be
 #   --no-xnnpack  leave XNNPACK out
@@ -43,7 +44,12 @@ xnnpack_options='-DXNNPACK_ENABLE_KLEIDIAI=OFF -DXNNPACK_ENABLE_ARM_SME=OFF -DXN
     -DXNNPACK_ENABLE_ARM_BF16=OFF -DXNNPACK_ENABLE_ARM_FP16_SCALAR=OFF -DXNNPACK_ENABLE_ARM_FP16_VECTOR=OFF'
 
 # --- arguments, and the key of this build in the cache ---------------------------------------------------------------------
-print=0 xnnpack=1 triple=
+print=0 xnnpack=1 triple= sources_to=
+if [ "${1-}" = --sources ]; then
+    [ $# = 2 ] || die "--sources takes one folder"
+    sources_to=$2
+    shift 2
+fi
 for arg; do
     case $arg in
         --print) print=1 ;;
@@ -62,8 +68,9 @@ revision=2 # raise it when the build below changes in a way that the rest of the
 key=$({ sources; echo "$cflags $xnnpack_options $revision"; "$cc" -v 2>&1 | tail -1; } 2>/dev/null | sha256sum | cut -c1-12)
 name=$target-$key
 [ $xnnpack = 1 ] || name=$name-no-xnnpack
+[ -z "$sources_to" ] || name=sources-$key
 prefix=$cache/deps/$name
-if [ $print = 1 ] || [ -e "$prefix/.complete" ]; then
+if [ $print = 1 ] || { [ -z "$sources_to" ] && [ -e "$prefix/.complete" ]; }; then
     echo "$prefix"
     exit 0
 fi
@@ -213,6 +220,15 @@ for source in xnnpack pthreadpool cpuinfo fxdiv utf8proc cjson cmocka; do get $s
 spin=$work/src/pthreadpool/src/threadpool-common.h
 sed -i 's/^\(#define PTHREADPOOL_SPIN_WAIT_ITERATIONS\) 1000000$/\1 2000/' "$spin"
 grep -q '^#define PTHREADPOOL_SPIN_WAIT_ITERATIONS 2000$' "$spin" || die "pthreadpool's spin count is not where it was"
+
+if [ -n "$sources_to" ]; then
+    rm -rf "$sources_to"
+    mkdir -p "$(dirname "$sources_to")"
+    mv "$work/src" "$sources_to"
+    rm -rf "$work"
+    echo "$sources_to"
+    exit 0
+fi
 
 # --- build -----------------------------------------------------------------------------------------------------------------
 log=$work/log

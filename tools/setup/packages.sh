@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install the system packages that a build needs and that are missing.
 #
-# usage: packages.sh [--check] GROUP...     groups: build model cross mpi lint link fuzz tiny
+# usage: packages.sh [--check] GROUP...     groups: build model cross mpi lint link fuzz tiny android android-sample
 #   --check  install nothing: fail, with the line to paste, if something is missing
 #
 # Does nothing, quickly, when nothing is missing. Installs as root or with a sudo that asks for no password; otherwise it
@@ -45,6 +45,14 @@ for arg; do
         tiny) # the text of examples/firmware/tiny, and a place for PyTorch
             packages+=(bible-kjv python3-venv)
             commands+=(bible python3)
+            ;;
+        android)
+            packages+=(default-jdk-headless clang lld)
+            commands+=(java javac clang ld.lld)
+            ;;
+        android-sample)
+            packages+=(aapt android-framework-res)
+            commands+=(aapt)
             ;;
         *) die "packages.sh: unknown group $arg" ;;
     esac
