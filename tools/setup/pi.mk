@@ -10,3 +10,7 @@ $(obj)/tools/serve% $(BUILD)/lint/tools/serve%: private cppflags += -isystem $(h
 $(http_done):
 	@$(http_command) >/dev/null
 endif
+
+.PHONY: test-serve
+test-serve: $(program) ## the HTTP service, with OpenAI's client, lm-eval and hostile ones
+	@tests/serve.sh $(program)

@@ -8,7 +8,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/common.sh"
 
-packages=(openai==2.8.1 'lm-eval[api]==0.4.13')
+packages=(openai==3.57.0 'lm-eval[api]==0.4.13')
 key=$({ printf '%s\n' "${packages[@]}"; python3 --version; } | sha256sum | cut -c1-12)
 folder=$cache/python/serve-$key
 if [ "${1-}" = --print ] || [ -e "$folder/.complete" ]; then
@@ -24,7 +24,6 @@ if [ ! -e "$folder/.complete" ]; then
     note "installing ${packages[*]} from the Python package index into $folder, once"
     rm -rf "$folder"
     { python3 -m venv "$folder" &&
-        "$folder/bin/pip" install --disable-pip-version-check --only-binary :all: --prefer-binary "${packages[@]}" ||
         "$folder/bin/pip" install --disable-pip-version-check --prefer-binary "${packages[@]}"; } >"$log" 2>&1 || {
         tail -n 15 "$log" >&2
         die "pip could not install them; the whole log is $log"
