@@ -72,8 +72,7 @@ static int open_depth(struct server *server) {
     }
     struct drllm_error error = {0};
     const int status = drllm_routers_open_path(server->model, routers, &depth->routers, &error);
-    return status == DRLLM_OK ? TOOL_OK
-                              : report_status(server->command, "cannot open routers", status, error.detail);
+    return status == DRLLM_OK ? TOOL_OK : report_status(server->command, "cannot open routers", status, error.detail);
 }
 
 static int open_server(struct server *server) {
@@ -146,13 +145,11 @@ static int listen_and_serve(struct server *server, const sigset_t *stops) {
         serve_notify("STOPPING=1");
         fprintf(stderr, "drllm serve: stopping\n");
     }
-    if (queue != NULL) {
-        serve_queue_stop(queue);
-    }
     if (http != NULL) {
         serve_http_stop(http);
     }
     if (queue != NULL) {
+        serve_queue_stop(queue);
         serve_queue_close(queue);
     }
     return exit_code;

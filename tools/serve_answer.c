@@ -142,6 +142,7 @@ static int generate(struct answering *answering, struct drllm_sampler *sampler) 
     params.max_tokens = answering->request->max_tokens;
     params.stop = answering->request->stop;
     params.n_stop = answering->request->n_stop;
+    params.ignore_end = answering->request->ignore_end;
     params.on_text = take_text;
     params.user = answering;
     const int status = drllm_session_generate(answering->session, sampler, &params, &result);

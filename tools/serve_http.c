@@ -5,16 +5,19 @@
 
 #include <inttypes.h>
 #include <microhttpd.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <time.h>
+#include <unistd.h>
 
 struct serve_http {
     const struct serve_model *model;
     struct serve_queue *queue;
     struct serve_http_options options;
     struct MHD_Daemon *daemon;
+    atomic_size_t n_open; /* exchanges */
 };
 
 /* One request. */
@@ -183,8 +186,7 @@ static bool take_body(struct exchange *exchange, const char *data, size_t size) 
     }
     if (exchange->n_received > options->most_body) {
         text_release(&exchange->body);
-        serve_fail(&exchange->error, 413, NULL, NULL, "the body must not be larger than %zu bytes",
-                   options->most_body);
+        serve_fail(&exchange->error, 413, NULL, NULL, "the body must not be larger than %zu bytes", options->most_body);
     } else {
         text_append(&exchange->body, data, size);
     }
@@ -202,6 +204,7 @@ static enum MHD_Result begin(struct MHD_Connection *connection, struct serve_htt
     snprintf(exchange->path, sizeof exchange->path, "%s", path);
     text_append(&exchange->body, "", 0);
     *state = exchange;
+    atomic_fetch_add(&http->n_open, 1);
     return check_head(connection, exchange, path, method) ? MHD_YES
                                                           : send_error(connection, exchange, &exchange->error);
 }
@@ -255,6 +258,7 @@ static void finish(void *user, struct MHD_Connection *connection, void **state, 
     text_release(&exchange->body);
     free(exchange);
     *state = NULL;
+    atomic_fetch_sub(&http->n_open, 1);
 }
 
 /* ---- */
@@ -263,13 +267,13 @@ struct serve_http *serve_http_start(const struct serve_model *model, struct serv
                                     const struct serve_http_options *options) {
     enum { HEAD_BYTES = 32 << 10, STACK_BYTES = 1 << 20 };
     struct serve_http *http = allocate(1, sizeof *http);
-    *http = (struct serve_http){.model = model, .queue = queue, .options = *options};
-    http->daemon = MHD_start_daemon(
-        MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | MHD_USE_ITC, 0, NULL, NULL,
-        handle, http, MHD_OPTION_LISTEN_SOCKET, listening, MHD_OPTION_NOTIFY_COMPLETED, finish, http,
-        MHD_OPTION_CONNECTION_TIMEOUT, options->most_seconds, MHD_OPTION_CONNECTION_LIMIT, options->most_connections,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEAD_BYTES, MHD_OPTION_THREAD_STACK_SIZE, (size_t)STACK_BYTES,
-        MHD_OPTION_END);
+    *http = (struct serve_http){.model = model, .queue = queue, .options = *options, .n_open = 0};
+    http->daemon =
+        MHD_start_daemon(MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | MHD_USE_ITC,
+                         0, NULL, NULL, handle, http, MHD_OPTION_LISTEN_SOCKET, listening, MHD_OPTION_NOTIFY_COMPLETED,
+                         finish, http, MHD_OPTION_CONNECTION_TIMEOUT, options->most_seconds,
+                         MHD_OPTION_CONNECTION_LIMIT, options->most_connections, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+                         (size_t)HEAD_BYTES, MHD_OPTION_THREAD_STACK_SIZE, (size_t)STACK_BYTES, MHD_OPTION_END);
     if (http->daemon == NULL) {
         report(model->command, "cannot start the HTTP server");
         free(http);
@@ -279,6 +283,17 @@ struct serve_http *serve_http_start(const struct serve_model *model, struct serv
 }
 
 void serve_http_stop(struct serve_http *http) {
+    enum { STEP_NS = 10 * 1000 * 1000, MOST_STEPS = 300 };
+    const struct timespec step = {.tv_nsec = STEP_NS};
+    const int listening = MHD_quiesce_daemon(http->daemon);
+    serve_queue_stop(http->queue);
+    /* Those who wait are told why nothing comes. */
+    for (int i = 0; i < MOST_STEPS && atomic_load(&http->n_open) != 0; i++) {
+        nanosleep(&step, NULL);
+    }
     MHD_stop_daemon(http->daemon);
+    if (listening >= 0) {
+        close(listening);
+    }
     free(http);
 }

@@ -154,8 +154,7 @@ static void add_usage(const struct serve_reply *reply, cJSON *json, const struct
     cJSON_AddNumberToObject(usage, "prompt_tokens", (double)n_prompt);
     cJSON_AddNumberToObject(usage, "completion_tokens", (double)n_generated);
     cJSON_AddNumberToObject(usage, "total_tokens", (double)(n_prompt + n_generated));
-    cJSON_AddNumberToObject(cJSON_AddObjectToObject(usage, "prompt_tokens_details"), "cached_tokens",
-                            (double)n_cached);
+    cJSON_AddNumberToObject(cJSON_AddObjectToObject(usage, "prompt_tokens_details"), "cached_tokens", (double)n_cached);
 }
 
 /* "drllm": the layers that ran, and times. */

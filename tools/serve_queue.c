@@ -85,10 +85,9 @@ static bool is_cancelled(struct serve_queue *queue, const struct serve_job *job)
 static int answer_prompts(struct serve_queue *queue, struct serve_job *job) {
     for (size_t i = 0; i < job->request.n_prompts; i++) {
         struct streaming streaming = {.queue = queue, .job = job, .index = i};
-        const int status = is_cancelled(queue, job)
-                               ? DRLLM_ERR_CANCELLED
-                               : serve_answer(queue->model, queue->session, &job->request, i, &job->choices[i],
-                                              send_progress, &streaming);
+        const int status = is_cancelled(queue, job) ? DRLLM_ERR_CANCELLED
+                                                    : serve_answer(queue->model, queue->session, &job->request, i,
+                                                                   &job->choices[i], send_progress, &streaming);
         if (status != DRLLM_OK) {
             return status;
         }

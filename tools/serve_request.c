@@ -251,8 +251,7 @@ static bool read_length(const struct serve_model *model, struct serve_request *r
     enum { COMPLETION_TOKENS = 16 }; /* as OpenAI has it */
     double most = request->is_chat ? (double)model->n_context : COMPLETION_TOKENS;
     if (!serve_number(request->json, "max_tokens", 0.0, 1 << 30, true, &most, error) ||
-        (request->is_chat &&
-         !serve_number(request->json, "max_completion_tokens", 0.0, 1 << 30, true, &most, error))) {
+        (request->is_chat && !serve_number(request->json, "max_completion_tokens", 0.0, 1 << 30, true, &most, error))) {
         return false;
     }
     request->max_tokens = (size_t)most < model->most_tokens ? (size_t)most : model->most_tokens;
@@ -262,6 +261,7 @@ static bool read_length(const struct serve_model *model, struct serve_request *r
 static bool read_stream(struct serve_request *request, struct serve_error *error) {
     const cJSON *options = cJSON_GetObjectItemCaseSensitive(request->json, "stream_options");
     return serve_flag(request->json, "stream", &request->stream, error) &&
+           serve_flag(request->json, "ignore_eos", &request->ignore_end, error) &&
            (!cJSON_IsObject(options) || serve_flag(options, "include_usage", &request->include_usage, error)) &&
            (request->is_chat || serve_flag(request->json, "echo", &request->echo, error));
 }

@@ -26,6 +26,7 @@ struct serve_request {
     bool stream;
     bool include_usage; /* of a stream, at its end */
     bool echo;
+    bool ignore_end; /* "ignore_eos" */
     bool wants_log_probs;
     size_t n_top; /* likeliest tokens beside each */
     size_t max_tokens;

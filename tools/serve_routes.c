@@ -46,8 +46,8 @@ bool serve_route_check(const char *path, const char *method, struct serve_error 
     if (route == SERVE_NOWHERE) {
         return serve_fail(error, 404, NULL, NULL, "there is nothing at this address");
     }
-    const bool is_right = is_post(route) ? strcmp(method, "POST") == 0
-                                         : strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
+    const bool is_right =
+        is_post(route) ? strcmp(method, "POST") == 0 : strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
     return is_right || serve_fail(error, 405, NULL, NULL, "use %s here", serve_route_methods(path));
 }
 

@@ -60,8 +60,7 @@ int serve_socket_open(const struct command *command, const char *host, unsigned 
         return usage_error(command, "--host: '%s' is neither localhost nor an address in numbers", host);
     }
     opened->descriptor = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (opened->descriptor < 0 ||
-        setsockopt(opened->descriptor, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
+    if (opened->descriptor < 0 || setsockopt(opened->descriptor, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
         bind(opened->descriptor, (const struct sockaddr *)&address, size) != 0 ||
         listen(opened->descriptor, BACKLOG) != 0) {
         report(command, "cannot listen on %s, port %u: %s", host, port, strerror(errno));

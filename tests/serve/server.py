@@ -81,6 +81,16 @@ class Server:
         assert status == 200 and reply["status"] == "ok", reply
         return reply
 
+    def wait_for(self, patience=10, **counts):
+        """Until /health says running=, waiting= and so on as given."""
+        deadline = time.monotonic() + patience
+        while True:
+            health = self.health()
+            if all(health[key] == value for key, value in counts.items()):
+                return
+            assert time.monotonic() < deadline, (counts, health)
+            time.sleep(0.01)
+
     def wait_idle(self, patience=5):
         """Seconds until nothing runs and nothing waits."""
         start = time.monotonic()

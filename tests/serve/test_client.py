@@ -233,15 +233,14 @@ def beginning_of_the_context_is_kept(setup, server):
 def full_queue_refuses(setup, server):
     # One runs, one waits (--queue 1).
     client = client_of(server)
-    running = client.completions.create(model="any", prompt="A long story:", max_tokens=400, temperature=1, seed=1,
-                                        stream=True)
+    running = client.completions.create(model="any", prompt="A long story:", max_tokens=1500, temperature=1, seed=1,
+                                        stream=True, extra_body={"ignore_eos": True})
     next(iter(running))
     waiting = []
     thread = threading.Thread(target=lambda: waiting.append(
         client.completions.create(model="any", prompt=CAPITAL, max_tokens=2, temperature=0)))
     thread.start()
-    while server.health()["waiting"] != 1:
-        pass
+    server.wait_for(waiting=1)
     error = refused(openai.RateLimitError, client.completions.create, model="any", prompt=CAPITAL, max_tokens=2)
     assert error.code == "queue_full" and error.response.headers["retry-after"] == "1"
     assert not waiting, "the one in front was done too early for this test"
