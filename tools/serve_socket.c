@@ -29,7 +29,7 @@ static bool parse_address(const char *host, unsigned port, struct sockaddr_stora
 }
 
 static void describe(struct serve_socket *opened) {
-    struct sockaddr_storage address;
+    struct sockaddr_storage address = {.ss_family = AF_UNSPEC};
     struct sockaddr_in v4;
     struct sockaddr_in6 v6;
     socklen_t size = sizeof address;

@@ -131,7 +131,8 @@ get() {
         note "apt has no source of $name $version; fetching $url"
         if [ "$commit" = tarball ]; then
             file=$cache/downloads/${name}_$version.orig.tar
-            fetch_url "$url" "$scratch/new" && echo "$sha  $scratch/new" | sha256sum --status -c || continue
+            fetch_url "$url" "$scratch/new" || continue
+            echo "$sha  $scratch/new" | sha256sum --status -c || continue
             mv "$scratch/new" "$file"
             echo "$name $version" >"$work/src/$1.version"
             unpack "$file" "$folder"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install the system packages that a build needs and that are missing.
 #
-# usage: packages.sh [--check] GROUP...     groups: build model cross mpi lint python
+# usage: packages.sh [--check] GROUP...     groups: build model cross mpi lint python deb deb-test arm-test
 #   --check  install nothing: fail, with the line to paste, if something is missing
 #
 # Does nothing, quickly, when nothing is missing. Installs as root or with a sudo that asks for no password; otherwise it
@@ -29,6 +29,14 @@ for arg; do
         python)
             packages+=(python3 python3-venv ca-certificates)
             commands+=(python3)
+            ;;
+        deb-test)
+            packages+=(lintian man-db systemd bash-completion gcc libc6-dev)
+            commands+=(lintian man systemd-analyze)
+            ;;
+        deb)
+            packages+=(dpkg-dev binutils xz-utils)
+            commands+=(dpkg-deb objdump xz)
             ;;
         mpi)
             packages+=(libopenmpi-dev openmpi-bin)
