@@ -19,6 +19,7 @@
     X(vec)                   \
     X(math)                  \
     X(platform)              \
+    X(affinity)              \
     X(xnnpack)               \
     X(gguf)                  \
     X(tokenizer)             \

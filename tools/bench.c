@@ -7,6 +7,7 @@
 #include "tools/bench_synthetic.h"
 #include "tools/commands.h"
 #include "tools/interrupt.h"
+#include "tools/processors.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -341,7 +342,8 @@ static int run_kernels(const struct command *command, const struct bench_options
                                                  .repetitions = (size_t)options->repetitions,
                                                  .output = options->output,
                                                  .cpu_mask = options->model.cpu_mask};
-    return bench_kernels(command, &kernels);
+    const int exit_code = use_processors(command, &options->model);
+    return exit_code == TOOL_OK ? bench_kernels(command, &kernels) : exit_code;
 }
 
 int bench_main(const struct command *command, int argc, char **argv) {

@@ -30,6 +30,10 @@ for arg; do
             packages+=(python3 python3-venv ca-certificates)
             commands+=(python3)
             ;;
+        arm-test)
+            packages+=(debootstrap proot qemu-user python3 dpkg-dev)
+            commands+=(debootstrap proot qemu-aarch64 qemu-arm python3)
+            ;;
         deb-test)
             packages+=(lintian man-db systemd bash-completion gcc libc6-dev)
             commands+=(lintian man systemd-analyze)

@@ -49,3 +49,7 @@ deb-install: $(program) $(lib)
 	$(CROSS)strip --strip-debug $(DESTDIR)$(LIBDIR)/libdrllm.a
 	install -D -m 644 -t $(DESTDIR)/usr/include/drllm runtime/drllm.h runtime/drllm_os.h
 	install -D -m 644 -t $(DESTDIR)/usr/share/drllm/routers examples/routers/*.gguf
+
+.PHONY: test-arm
+test-arm: ## the packages for Raspberry Pi, installed and run in Debian 12 trees under qemu-user
+	@+MAKE="$(MAKE)" tests/arm.sh
