@@ -40,7 +40,13 @@ cc := $(CC)
 ifneq ($(and $(target),$(findstring clang,$(notdir $(CC)))),)
 cc += --target=$(target)
 endif
+cross_packages := $(if $(target),$(if $(filter arm-%,$(target)),cross-armhf,cross))
 arch := $(firstword $(subst -, ,$(or $(target),$(shell $(cc) -dumpmachine 2>/dev/null || uname -m))))
+
+# XNNPACK is not tested there.
+ifeq ($(arch),arm)
+override XNNPACK := 0
+endif
 
 empty :=
 comma := ,
@@ -54,10 +60,12 @@ obj := $(BUILD)/obj
 isas := avx2 avx512 avx512vnni avxvnni neon neondot neoni8mm mve dsp
 isas_x86_64 := avx2 avx512 avx512vnni avxvnni
 isas_aarch64 := neon neondot neoni8mm
+isas_arm := neon
 isa_flags_avx2 := -mavx2 -mfma -mf16c
 isa_flags_avxvnni := $(isa_flags_avx2) -mavxvnni
 isa_flags_avx512 := $(isa_flags_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd
 isa_flags_avx512vnni := $(isa_flags_avx512) -mavx512vnni
+isa_flags_neon := $(if $(filter arm,$(arch)),-mfpu=neon-vfpv4 -mfp16-format=ieee)
 isa_flags_neondot := -march=armv8.2-a+dotprod
 isa_flags_neoni8mm := -march=armv8.2-a+dotprod+i8mm
 
@@ -134,7 +142,7 @@ help: ## this text
 	@echo '  Libraries and models are kept in $${DRLLM_CACHE:-$${XDG_CACHE_HOME:-~/.cache}/drllm}.'
 
 packages: ## install the system packages that are missing (root or sudo)
-	@tools/setup/packages.sh build model $(if $(target),cross) $(if $(MPI),mpi)
+	@tools/setup/packages.sh build model $(cross_packages) $(if $(MPI),mpi)
 
 deps: $(deps_done) $(http_done) ## fetch and build the libraries of others, into the cache
 	@echo $(deps)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The Debian packages for Raspberry Pi, installed into a Debian 12 of their architecture and run under qemu-user on the cores of
-# Raspberry Pi Zero 2 W and 3 (cortex-a53), 4 (cortex-a72), 5 (cortex-a76), on all that qemu knows (max), and for 32 bits on
-# cortex-a7. `make test-arm` calls this.
+# The Debian packages for Raspberry Pi, installed by dpkg into a Debian 12 of their architecture and run under qemu-user on the
+# cores of Raspberry Pi Zero 2 W and 3 (cortex-a53), 4 (cortex-a72), 5 (cortex-a76), on all that qemu knows (max), and for 32
+# bits on those of Raspberry Pi 2 (cortex-a7) and on max. `make test-arm` calls this.
 #
 # usage: tests/arm.sh [arm64] [armhf]     (default: both); the last line is "N passed, N failed"
 # Environment: DRLLM_TEST_MODEL (default: the model in the cache), MAKE.
@@ -49,6 +49,14 @@ assert got["text"] == wanted["text"] and got["routing"]["program"] == wanted["ro
 assert got["routing"]["layers_saved"] > 0' "$scratch/routed.json" "$scratch/routed.expected"
 }
 
+# Where a container hides /sys, the kernel alone says what the processor can do.
+picks_without_sys() {
+    local said
+    said=$(tools/setup/in_tree.sh --no-sys "$tree" "$arch" "$1" drllm run -v -m /model.gguf -q --temp 0 -n 1 -t 1 -p a 2>&1)
+    grep 'CPU features' <<<"$said"
+    [[ "$said" == *"; kernels $2,"* ]]
+}
+
 # The service, with what the unit hands it, answers one request and stops.
 serves() {
     python3 - "$tree" "$qemu -cpu $1" <<'END'
@@ -74,7 +82,7 @@ purge_package() {
 }
 
 round() {
-    local cross=$2
+    local cross=$2 base
     shift 2
     package=$(compgen -G "build/${cross%-}/deb/*_$arch.deb")
     base=$(tools/setup/arm_tree.sh "$arch") || return
@@ -85,6 +93,7 @@ round() {
         case_of "$arch: $1 answers as this machine does, by $2" answers "$1" "$2"
         shift 2
     done
+    case_of "$arch: $new gets $new_kernels without /sys, too" picks_without_sys "$new" "$new_kernels"
     case_of "$arch: $old runs the package's routers" routed_answers "$old"
     case_of "$arch: drllm serve on $new" serves "$new"
     case_of "$arch: the package goes without a trace" purge_package
@@ -92,15 +101,14 @@ round() {
 
 # round ARCH CROSS CPU KERNELS...; old and new: the cores of the other tests
 arm64() {
-    arch=arm64 qemu=qemu-aarch64 old=cortex-a53 new=cortex-a76
+    arch=arm64 qemu=qemu-aarch64 old=cortex-a53 new=cortex-a76 new_kernels=neondot
     round arm64 aarch64-linux-gnu- cortex-a53 neon cortex-a72 neon cortex-a76 neondot max neoni8mm
 }
 
 armhf() {
-    arch=armhf qemu=qemu-arm old=cortex-a7 new=cortex-a7
-    round armhf arm-linux-gnueabihf- cortex-a7 "$armhf_kernels"
+    arch=armhf qemu=qemu-arm old=cortex-a7 new=max new_kernels=neon
+    round armhf arm-linux-gnueabihf- cortex-a7 neon max neon
 }
-armhf_kernels=portable
 
 rounds=("$@")
 [ $# != 0 ] || rounds=(arm64 armhf)

@@ -221,7 +221,8 @@ static double kv_bytes(const struct inspect_options *options, const struct drllm
         head_dim = width / heads;
     }
     const enum drllm_format format = options->kv == DRLLM_KV_Q8_0 ? DRLLM_FORMAT_Q8_0 : DRLLM_FORMAT_F16;
-    return 2.0 * (double)layers * (double)kv_heads * (double)drllm_kv_block_bytes(format, head_dim) / DRLLM_KV_BLOCK;
+    return 2.0 * (double)layers * (double)kv_heads * (double)drllm_kv_block_bytes(format, (size_t)head_dim) /
+           DRLLM_KV_BLOCK;
 }
 
 static double context(const struct inspect_options *options, const struct drllm_gguf *gguf) {

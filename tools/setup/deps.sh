@@ -58,7 +58,10 @@ cxx=${DEPS_CXX:-${triple:+$triple-}g++}
 target=$(target_of "$cc" "$triple")
 # Arm's assembly kernels multiply the scales in another order than the intrinsics for fewer rows: a row would then depend on
 # the batch.
-case $target in aarch64*) xnnpack_options+=' -DXNNPACK_ENABLE_ASSEMBLY=OFF' ;; esac
+case $target in
+    aarch64*) xnnpack_options+=' -DXNNPACK_ENABLE_ASSEMBLY=OFF' ;;
+    arm-*) xnnpack_options+=' -DCMAKE_SYSTEM_PROCESSOR=armv7-a' ;; # cpuinfo knows no "arm"
+esac
 revision=2 # raise it when the build below changes in a way that the rest of the key does not show
 key=$({ sources; echo "$cflags $xnnpack_options $revision"; "$cc" -v 2>&1 | tail -1; } 2>/dev/null | sha256sum | cut -c1-12)
 name=$target-$key
@@ -69,7 +72,13 @@ if [ $print = 1 ] || [ -e "$prefix/.complete" ]; then
     exit 0
 fi
 
-"$here/packages.sh" --check build ${triple:+cross}
+case $triple in
+    '') cross='' ;;
+    arm-*) cross=cross-armhf ;;
+    *) cross=cross ;;
+esac
+# shellcheck disable=SC2086 # a word or none
+"$here/packages.sh" --check build $cross
 mkdir -p "$cache/deps" "$cache/downloads" "$cache/build"
 exec 9>"$cache/deps/.$name.lock"
 flock -n 9 || { note "waiting for another build of the libraries"; flock 9; }

@@ -42,7 +42,13 @@ if [ $print = 1 ] || [ -e "$prefix/.complete" ]; then
     exit 0
 fi
 
-"$here/packages.sh" --check build ${triple:+cross}
+case $triple in
+    '') cross='' ;;
+    arm-*) cross=cross-armhf ;;
+    *) cross=cross ;;
+esac
+# shellcheck disable=SC2086 # a word or none
+"$here/packages.sh" --check build $cross
 mkdir -p "$cache/deps" "$cache/downloads" "$cache/build"
 exec 9>"$cache/deps/.$name.lock"
 flock -n 9 || { note "waiting for another build of libmicrohttpd"; flock 9; }

@@ -30,7 +30,7 @@ deb_licenses = $(patsubst %,$(deps)/licenses/%,$(if $(filter 0,$(XNNPACK)),,xnnp
 
 .PHONY: deb deb-install
 deb: $(deb_program) $(lib) ## a Debian package of all this, in build/deb (with CROSS in build/CROSS/deb)
-	@tools/setup/packages.sh deb $(if $(target),cross)
+	@tools/setup/packages.sh deb $(cross_packages)
 	@rm -rf $(deb)/tree $(deb)/*.deb
 	@$(MAKE) --no-print-directory $(if $(wildcard tools/setup/install.mk),install,deb-install) \
 	    DESTDIR="$(abspath $(deb))/tree" PREFIX=/usr LIBDIR=/usr/lib/$(deb_triple) DOCDIR=/usr/share/doc/drllm >/dev/null
