@@ -25,9 +25,12 @@ static const struct command commands[] = {
      chat_main},
     {"serve", "-m FILE [OPTION]...", "Answer HTTP requests as OpenAI's service does.",
      "POST /v1/completions and /v1/chat/completions, also as streams; GET /v1/models and /health; /tokenize and\n"
-     "/detokenize. Requests are answered one at a time; those that find the queue full get status 429. Beside OpenAI's\n"
-     "fields a request may hold top_k, min_p, repeat_penalty, ignore_eos, and its depth: depth (\"full\", \"routed\" or\n"
-     "\"static:PROGRAM\"), program, save_layers, router_p. What it leaves out is as the options say. With -r the routers\n"
+     "/detokenize. Requests are answered one at a time; those that find the queue full get status 429. Beside "
+     "OpenAI's\n"
+     "fields a request may hold top_k, min_p, repeat_penalty, ignore_eos, and its depth: depth (\"full\", \"routed\" "
+     "or\n"
+     "\"static:PROGRAM\"), program, save_layers, router_p. What it leaves out is as the options say. With -r the "
+     "routers\n"
      "of a prompt that is scored (echo and logprobs) see all of it. SIGTERM and Ctrl-C stop the server." DEPTH_NOTES,
      serve_main},
     {"score", "-m FILE (-p TEXT | -f FILE) --choice TEXT... | -m FILE -d FILE [OPTION]...",
