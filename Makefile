@@ -5,6 +5,7 @@ CROSS ?=        # prefix of a cross toolchain, e.g. aarch64-linux-gnu-
 SANITIZER ?=    # e.g. address,undefined or thread
 XNNPACK ?= 1    # 0: build without XNNPACK
 THREADS ?= 1    # 0: build without threads (platform/threads_serial.c)
+SERVE ?= 1      # 0: build without `drllm serve` and libmicrohttpd
 MPI ?= 0        # 1: search over the ranks of mpirun (Open MPI), in build/mpi
 WERROR ?= 1     # 0: warnings do not stop the build
 V ?=            # 1: show the commands
@@ -18,6 +19,7 @@ override CROSS := $(strip $(CROSS))
 override SANITIZER := $(strip $(SANITIZER))
 override XNNPACK := $(strip $(XNNPACK))
 override THREADS := $(strip $(THREADS))
+override SERVE := $(strip $(SERVE))
 override MPI := $(filter 1,$(MPI))
 override WERROR := $(strip $(WERROR))
 override V := $(strip $(V))
@@ -38,7 +40,13 @@ cc := $(CC)
 ifneq ($(and $(target),$(findstring clang,$(notdir $(CC)))),)
 cc += --target=$(target)
 endif
+cross_packages := $(if $(target),$(if $(filter arm-%,$(target)),cross-armhf,cross))
 arch := $(firstword $(subst -, ,$(or $(target),$(shell $(cc) -dumpmachine 2>/dev/null || uname -m))))
+
+# XNNPACK is not tested there.
+ifeq ($(arch),arm)
+override XNNPACK := 0
+endif
 
 empty :=
 comma := ,
@@ -52,10 +60,12 @@ obj := $(BUILD)/obj
 isas := avx2 avx512 avx512vnni avxvnni neon neondot neoni8mm mve dsp
 isas_x86_64 := avx2 avx512 avx512vnni avxvnni
 isas_aarch64 := neon neondot neoni8mm
+isas_arm := neon
 isa_flags_avx2 := -mavx2 -mfma -mf16c
 isa_flags_avxvnni := $(isa_flags_avx2) -mavxvnni
 isa_flags_avx512 := $(isa_flags_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd
 isa_flags_avx512vnni := $(isa_flags_avx512) -mavx512vnni
+isa_flags_neon := $(if $(filter arm,$(arch)),-mfpu=neon-vfpv4 -mfp16-format=ieee)
 isa_flags_neondot := -march=armv8.2-a+dotprod
 isa_flags_neoni8mm := -march=armv8.2-a+dotprod+i8mm
 
@@ -63,7 +73,8 @@ foreign := $(foreach isa,$(filter-out $(isas_$(arch)),$(isas)),%_$(isa).c)
 threads_out := platform/$(if $(filter 0,$(THREADS)),threads,threads_serial).c
 lib_src := $(filter-out $(foreign) $(threads_out),$(sort $(wildcard runtime/*.c quant/*.c platform/*.c)))
 mpi_out := tools/$(if $(MPI),mpi_none,mpi).c
-tool_src := $(filter-out $(mpi_out),$(sort $(wildcard tools/*.c)))
+serve_out := $(if $(filter 0,$(SERVE)),$(filter-out %_none.c,$(wildcard tools/serve*.c)),tools/serve_none.c)
+tool_src := $(filter-out $(mpi_out) $(serve_out),$(sort $(wildcard tools/*.c)))
 test_src := $(sort $(wildcard tests/*.c))
 example_src := $(sort $(wildcard examples/*.c))
 sources := $(lib_src) $(tool_src) $(test_src) $(example_src)
@@ -87,6 +98,8 @@ ifneq ($(MPI)$(filter lint %.tidy,$(MAKECMDGOALS)),)
 mpi_cflags := $(patsubst -I%,-isystem %,$(shell pkg-config --cflags ompi-c 2>/dev/null || mpicc -showme:compile 2>/dev/null))
 mpi_libs := $(if $(MPI),$(shell pkg-config --libs ompi-c 2>/dev/null || mpicc -showme:link 2>/dev/null))
 endif
+
+include tools/setup/pi.mk
 
 # --- Flags ---------------------------------------------------------------------------------------------------------------
 # Products are promised to agree bit for bit over compilers and machines: no fused multiply-add behind our back.
@@ -129,9 +142,9 @@ help: ## this text
 	@echo '  Libraries and models are kept in $${DRLLM_CACHE:-$${XDG_CACHE_HOME:-~/.cache}/drllm}.'
 
 packages: ## install the system packages that are missing (root or sudo)
-	@tools/setup/packages.sh build model $(if $(target),cross) $(if $(MPI),mpi)
+	@tools/setup/packages.sh build model $(cross_packages) $(if $(MPI),mpi)
 
-deps: $(deps_done) ## fetch and build the libraries of others, into the cache
+deps: $(deps_done) $(http_done) ## fetch and build the libraries of others, into the cache
 	@echo $(deps)
 
 model: ## fetch the model of the demo and the tests (SmolLM2-135M-Instruct, Q4_1), into the cache
@@ -190,7 +203,7 @@ $(BUILD)/sources: FORCE
 	@echo '$(sources)' >$@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
-$(obj)/%.o: %.c $(BUILD)/flags | $(deps_done)
+$(obj)/%.o: %.c $(BUILD)/flags | $(deps_done) $(http_done)
 	@mkdir -p $(@D)
 	$(call say,CC) $(cc) $(cppflags) $(CPPFLAGS) $(cflags) $(speed) $(isa_flags) $(CFLAGS) -MMD -MP -c -o $@ $<
 
@@ -201,11 +214,11 @@ $(lib): $(call objects,$(lib_src)) $(BUILD)/sources
 link = $(call say,LINK) $(cc) $(ldflags) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(lib) $(call dep_files,$(1) $(lib_deps)) -lm $(2)
 
 $(program): $(call objects,$(tool_src)) $(lib) $(BUILD)/sources
-	$(call link,cjson utf8proc,$(mpi_libs))
+	$(call link,cjson utf8proc,$(http_lib) $(mpi_libs))
 
 # The runner holds the tools, too; one of them it includes.
 $(runner): $(call objects,$(test_src) $(filter-out tools/drllm.c tools/gguf_file.c,$(tool_src))) $(lib) $(BUILD)/sources
-	$(call link,cmocka cjson utf8proc,$(mpi_libs))
+	$(call link,cmocka cjson utf8proc,$(http_lib) $(mpi_libs))
 
 $(examples): $(BUILD)/%: $(obj)/%.o $(lib)
 	@mkdir -p $(@D)
@@ -247,7 +260,7 @@ define lint_isa_rule
 $(BUILD)/lint/quant/%_$(1).tidy: private isa_flags := $(if $(filter $(1),$(isas_$(arch))),,--target=aarch64-linux-gnu -isystem $(arm_headers)) $(isa_flags_$(1))
 endef
 $(foreach isa,$(isas_$(arch)) $(isas_aarch64),$(eval $(call lint_isa_rule,$(isa))))
-$(BUILD)/lint/%.tidy: %.c $(headers) .clang-tidy | $(deps_done)
+$(BUILD)/lint/%.tidy: %.c $(headers) .clang-tidy | $(deps_done) $(http_done)
 	@mkdir -p $(@D)
 	$(call say,TIDY) clang-tidy --quiet $< -- $(cppflags) $(mpi_cflags) -std=c11 $(isa_flags) 2>$@.log || { cat $@.log; rm -f $@.log; false; }
 	@mv $@.log $@

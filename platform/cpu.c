@@ -7,14 +7,35 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__linux__) && (defined(__aarch64__) || defined(__arm__))
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 /* ---- Features ---- */
 
 static pthread_once_t detect_once = PTHREAD_ONCE_INIT;
 static uint64_t detected; /* kept, since cpuinfo's own answer may be restricted later */
 
+/* What the kernel says, for where cpuinfo cannot start: it needs /sys, which containers and sandboxes may hide. */
+static uint64_t kernel_features(void) {
+#if defined(__linux__) && defined(__aarch64__)
+    const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+    enum { I8MM = 1 << 13 }; /* HWCAP2_I8MM, which older headers lack */
+    return ((first & HWCAP_ASIMD) != 0 ? DRLLM_CPU_NEON : 0u) |
+           ((first & HWCAP_ASIMDDP) != 0 ? DRLLM_CPU_DOTPROD : 0u) |
+           ((first & HWCAP_ASIMDHP) != 0 ? DRLLM_CPU_FP16 : 0u) | ((second & I8MM) != 0 ? DRLLM_CPU_I8MM : 0u);
+#elif defined(__linux__) && defined(__arm__)
+    const unsigned long needed = HWCAP_NEON | HWCAP_VFPv4;
+    return (getauxval(AT_HWCAP) & needed) == needed ? DRLLM_CPU_NEON : 0u;
+#else
+    return 0;
+#endif
+}
+
 static void detect(void) {
     if (!cpuinfo_initialize()) {
+        detected = kernel_features();
         return;
     }
     const bool avx512 = cpuinfo_has_x86_avx512f() && cpuinfo_has_x86_avx512bw() && cpuinfo_has_x86_avx512dq() &&
@@ -29,7 +50,7 @@ static void detect(void) {
         {cpuinfo_has_x86_avxvnni(), DRLLM_CPU_AVXVNNI},
         {avx512, DRLLM_CPU_AVX512},
         {avx512 && cpuinfo_has_x86_avx512vnni(), DRLLM_CPU_AVX512VNNI},
-        {cpuinfo_has_arm_neon(), DRLLM_CPU_NEON},
+        {cpuinfo_has_arm_neon() && cpuinfo_has_arm_neon_fp16(), DRLLM_CPU_NEON},
         {cpuinfo_has_arm_neon_dot(), DRLLM_CPU_DOTPROD},
         {cpuinfo_has_arm_i8mm(), DRLLM_CPU_I8MM},
         {cpuinfo_has_arm_neon_fp16_arith(), DRLLM_CPU_FP16},

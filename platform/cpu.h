@@ -28,7 +28,7 @@ enum {
 };
 
 /* The features of the running processor, 0 where none of the above is there (or where cpuinfo fails). AVX512 stands for
- * F, BW, DQ, VL and CD together. Thread-safe. */
+ * F, BW, DQ, VL and CD together; NEON of 32-bit systems for NEON that converts halves (VFPv4). Thread-safe. */
 uint64_t drllm_cpu_detect(void);
 
 /* Hide every feature outside `mask` from libraries that ask cpuinfo themselves (XNNPACK). Must run before the first of

@@ -1,5 +1,5 @@
-/* Products for every ARMv8-A processor. Integer sums run in int16 as long as they cannot overflow, then in int32. */
-#if defined(__aarch64__)
+/* Products for every ARMv8-A processor, and for ARMv7-A with NEON and VFPv4. Integer sums run in int16 as long as they cannot overflow, then in int32. */
+#if defined(__aarch64__) || (defined(__arm__) && defined(__ARM_NEON))
 #include "quant/matmul_neon.h"
 
 /* Products of 4 rows by 4 columns, two rows a register. */

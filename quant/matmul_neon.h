@@ -6,6 +6,9 @@
 #include "quant/matmul_kernels.h"
 
 #include <arm_neon.h>
+#if defined(__arm__)
+#include "quant/neon_32.h"
+#endif
 
 /* For the loops that a compiler finds too large to unroll by itself. */
 #if defined(__clang__)

@@ -35,6 +35,12 @@ struct drllm_peak {
     X(float, neon, DRLLM_CPU_NEON, 8 * 8)                                           \
     X(int8, ref, 0, DRLLM_PEAK_REF_OPS)                                             \
     X(float, ref, 0, DRLLM_PEAK_REF_OPS)
+#elif defined(__arm__) && __ARM_ARCH_PROFILE == 'A'
+#define DRLLM_PEAKS(X)                    \
+    X(int8, neon, DRLLM_CPU_NEON, 8 * 32) \
+    X(float, neon, DRLLM_CPU_NEON, 8 * 8) \
+    X(int8, ref, 0, DRLLM_PEAK_REF_OPS)   \
+    X(float, ref, 0, DRLLM_PEAK_REF_OPS)
 #else
 #define DRLLM_PEAKS(X)                  \
     X(int8, ref, 0, DRLLM_PEAK_REF_OPS) \

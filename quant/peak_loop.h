@@ -4,7 +4,7 @@
 
 #include "quant/peak.h"
 
-#if defined(__aarch64__)
+#if defined(__aarch64__) || defined(__arm__)
 #define PEAK_REGISTER "+w"
 #else
 #define PEAK_REGISTER "+v"

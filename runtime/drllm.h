@@ -408,6 +408,7 @@ struct drllm_generate_params drllm_generate_default_params(void);
 struct drllm_generation {
     enum drllm_stop_reason reason;
     size_t n_tokens; /* sampled, the end token included */
+    int32_t token;   /* the last of them; -1: none */
 };
 
 /* Sample, report, decode, until something of the above stops it. Needs logits (STATE), so call prefill first. Text

@@ -122,25 +122,24 @@ static int emit(struct generation *generation, int32_t token, bool *stopped, enu
     return DRLLM_OK;
 }
 
-/* Sample and decode until something stops it. *token: the last that was sampled. */
-static int run(struct generation *generation, struct drllm_sampler *sampler, struct drllm_generation *result,
-               int32_t *token) {
+/* Sample and decode until something stops it. */
+static int run(struct generation *generation, struct drllm_sampler *sampler, struct drllm_generation *result) {
     struct drllm_session *session = generation->session;
     bool stopped = false;
     while (result->n_tokens < generation->params->max_tokens) {
         int status = drllm_session_check_cancel(session);
         if (status == DRLLM_OK) {
-            status = drllm_session_sample(session, sampler, token);
+            status = drllm_session_sample(session, sampler, &result->token);
         }
         if (status != DRLLM_OK) {
             return status;
         }
         result->n_tokens++;
-        if (!generation->params->ignore_end && drllm_token_is_end(session->model, *token)) {
+        if (!generation->params->ignore_end && drllm_token_is_end(session->model, result->token)) {
             result->reason = DRLLM_STOP_END;
             return DRLLM_OK;
         }
-        status = emit(generation, *token, &stopped, &result->reason);
+        status = emit(generation, result->token, &stopped, &result->reason);
         if (status != DRLLM_OK || stopped || result->n_tokens == generation->params->max_tokens) {
             return status;
         }
@@ -148,7 +147,7 @@ static int run(struct generation *generation, struct drllm_sampler *sampler, str
             result->reason = DRLLM_STOP_CONTEXT;
             return DRLLM_OK;
         }
-        status = drllm_session_decode(session, *token);
+        status = drllm_session_decode(session, result->token);
         if (status != DRLLM_OK) {
             return status;
         }
@@ -157,15 +156,14 @@ static int run(struct generation *generation, struct drllm_sampler *sampler, str
 }
 
 static int generate(struct generation *generation, struct drllm_sampler *sampler, struct drllm_generation *result) {
-    int32_t token = 0;
-    int status = run(generation, sampler, result, &token);
+    int status = run(generation, sampler, result);
     if (status == DRLLM_OK) {
         status = drllm_session_check_cancel(generation->session);
     }
     /* What was held back turned out to be plain text, perhaps with a cut character at its end. */
     bool going_on;
     if (generation->pending.size > 0 && result->reason != DRLLM_STOP_CALLBACK &&
-        !flush(generation, token, generation->pending.size, &going_on)) {
+        !flush(generation, result->token, generation->pending.size, &going_on)) {
         return status != DRLLM_OK ? status : out_of_memory(generation->session);
     }
     return status;
@@ -186,7 +184,7 @@ int drllm_session_generate(struct drllm_session *session, struct drllm_sampler *
     if (!session->has_logits) {
         return drllm_session_fail(session, DRLLM_ERR_STATE, "there are no logits; call prefill first");
     }
-    struct drllm_generation made = {.reason = DRLLM_STOP_MAX_TOKENS};
+    struct drllm_generation made = {.reason = DRLLM_STOP_MAX_TOKENS, .token = -1};
     const int status = generate(&generation, sampler, &made);
     drllm_release(&session->allocator, generation.pending.text, generation.pending.capacity, 1);
     if (result != NULL) {

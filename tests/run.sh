@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All tests, part by part; `make test` calls this.
 #
-# usage: tests/run.sh [PART]...     parts: packages native sanitizers mpi arm64 clang linking lint (default: all)
+# usage: tests/run.sh [PART]...     parts: packages native sanitizers mpi arm64 clang linking serve deb arm lint (default: all)
 #
 # A part that fails does not keep the next one from running. The last line is the sum, "N passed, N failed"; the exit status is
 # 0 only if none failed. A part that builds or checks something without counting counts as one.
@@ -72,6 +72,13 @@ part_arm64() {
     done
 }
 
+# The service, and the packages: their own scripts count.
+part_serve() { part serve build test-serve; }
+
+part_deb() { part deb build test-deb; }
+
+part_arm() { part arm build test-arm; }
+
 part_clang() { part clang-build build CC=clang BUILD=build/clang build/clang/libdrllm.a; }
 
 # After the parts whose builds it uses.
@@ -86,7 +93,7 @@ fi
 export DRLLM_TEST_SHARED=${DRLLM_TEST_SHARED-}
 
 parts=("$@")
-[ $# != 0 ] || parts=(packages native sanitizers mpi arm64 clang linking lint)
+[ $# != 0 ] || parts=(packages native sanitizers mpi arm64 clang linking serve deb arm lint)
 for name in "${parts[@]}"; do
     if declare -F "part_$name" >/dev/null; then
         "part_$name"

@@ -356,10 +356,11 @@ static void test_cancel(void **state) {
     params.on_text = hear;
     params.user = &heard;
     struct drllm_sampler sampler = greedy();
-    struct drllm_generation result = {DRLLM_STOP_END, 99};
+    struct drllm_generation result = {DRLLM_STOP_END, 99, 99};
     drllm_session_cancel(spoken.session);
     assert_int_equal(drllm_session_generate(spoken.session, &sampler, &params, &result), DRLLM_ERR_CANCELLED);
     assert_int_equal(result.n_tokens, 0);
+    assert_int_equal(result.token, -1);
     assert_int_equal(heard.n_calls, 0);
     assert_int_equal(drllm_session_n_tokens(spoken.session), 1);
 

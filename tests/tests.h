@@ -20,6 +20,7 @@
     X(math)                  \
     X(platform)              \
     X(power)                 \
+    X(affinity)              \
     X(xnnpack)               \
     X(gguf)                  \
     X(tokenizer)             \

@@ -7,6 +7,7 @@
 #include "tools/bench_synthetic.h"
 #include "tools/commands.h"
 #include "tools/interrupt.h"
+#include "tools/processors.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -366,7 +367,8 @@ static int run_kernels(const struct bench *bench) {
                                                  .cpu_mask = options->model.cpu_mask,
                                                  .plot = options->plot,
                                                  .models = bench};
-    return bench_kernels(bench->command, &kernels);
+    const int exit_code = use_processors(bench->command, &options->model);
+    return exit_code == TOOL_OK ? bench_kernels(bench->command, &kernels) : exit_code;
 }
 
 int bench_main(const struct command *command, int argc, char **argv) {

@@ -20,6 +20,7 @@ int search_main(const struct command *command, int argc, char **argv);
 int eval_main(const struct command *command, int argc, char **argv);
 int train_main(const struct command *command, int argc, char **argv);
 int routers_main(const struct command *command, int argc, char **argv);
+int serve_main(const struct command *command, int argc, char **argv);
 int route_main(const struct command *command, int argc, char **argv);
 
 #endif

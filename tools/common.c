@@ -1,6 +1,8 @@
 #include "tools/common.h"
 
+#include "platform/cpu.h"
 #include "runtime/drllm_os.h"
+#include "tools/processors.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -180,6 +182,16 @@ static void log_warning(void *user, enum drllm_log_level level, const char *line
     }
 }
 
+/* What was picked for this processor. */
+static void print_kernels(const struct drllm_model *model) {
+    struct drllm_model_info info;
+    char features[256];
+    drllm_model_get_info(model, &info);
+    drllm_cpu_format(info.cpu_features, features, sizeof features);
+    fprintf(stderr, "drllm: CPU features %s; kernels %s, of the output head %s\n", features, info.backend,
+            info.head_backend);
+}
+
 static int open_with(const struct command *command, const struct model_options *options, bool vocab_only,
                      struct drllm_model **model) {
     struct drllm_error error = {0};
@@ -190,12 +202,19 @@ static int open_with(const struct command *command, const struct model_options *
     if (drllm_cpu_mask_parse(options->cpu_mask, &params.cpu_mask, &error) != DRLLM_OK) {
         return usage_error(command, "--cpu-mask: %s", error.detail);
     }
+    const int exit_code = use_processors(command, options);
+    if (exit_code != TOOL_OK) {
+        return exit_code;
+    }
     params.compute = (enum drllm_compute)options->compute;
     params.head = (enum drllm_head)options->head;
     params.load_threads = (unsigned)options->threads;
     params.vocab_only = vocab_only;
     params.log = (struct drllm_log){options->verbose ? log_line : log_warning, NULL};
     const int status = drllm_model_open_path(options->path, &params, model, &error);
+    if (status == DRLLM_OK && options->verbose && !vocab_only) {
+        print_kernels(*model);
+    }
     return status == DRLLM_OK ? TOOL_OK : report_status(command, "cannot open model", status, error.detail);
 }
 

@@ -49,9 +49,11 @@ void text_release(struct text *text);
 struct model_options {
     const char *path;
     const char *cpu_mask;
-    int compute; /* enum drllm_compute */
-    int head;    /* enum drllm_head */
-    int kv;      /* enum drllm_kv_type */
+    const char *cpu_list; /* processors; NULL: all, or the fast ones (processors.h) */
+    int64_t priority;     /* the nice value; 0: as it was */
+    int compute;          /* enum drllm_compute */
+    int head;             /* enum drllm_head */
+    int kv;               /* enum drllm_kv_type */
     int64_t threads;
     int64_t context;
     bool verbose;
@@ -73,6 +75,8 @@ extern const char *const kv_names[];      /* f16, q8_0 */
     OPT_WORD(0, "compute", &(o)->compute, compute_names, "kernels: exact to the file, XNNPACK, or floats"),          \
         OPT_WORD(0, "head", &(o)->head, head_names, "format of the output head"), KV_OPTION(o),                      \
         OPT_TEXT(0, "cpu-mask", &(o)->cpu_mask, "LIST", "CPU features that may be used: all, none, avx2,f16c, ..."), \
+        OPT_TEXT(0, "cpu-list", &(o)->cpu_list, "LIST", "processors to run on: 0-3,6; else all, or the fast ones"),  \
+        OPT_INTEGER(0, "prio", &(o)->priority, "N", -20, 19, "nice value: 19 lets others go first; 0: as it is"),    \
         VERBOSE_OPTION(o)
 
 /* Each returns an exit code, after a message if it is not TOOL_OK. */

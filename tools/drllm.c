@@ -23,6 +23,16 @@ static const struct command commands[] = {
      "the next.\n"
      "Ctrl-C stops an answer; at the prompt it ends the program, as Ctrl-D does." DEPTH_NOTES,
      chat_main},
+    {"serve", "-m FILE [OPTION]...", "Answer HTTP requests as OpenAI's service does.",
+     "POST /v1/completions and /v1/chat/completions, also as streams; GET /v1/models and /health; /tokenize and\n"
+     "/detokenize. Requests are answered one at a time; those that find the queue full get status 429. Beside "
+     "OpenAI's\n"
+     "fields a request may hold top_k, min_p, repeat_penalty, ignore_eos, and its depth: depth (\"full\", \"routed\" "
+     "or\n"
+     "\"static:PROGRAM\"), program, save_layers, router_p. What it leaves out is as the options say. With -r the "
+     "routers\n"
+     "of a prompt that is scored (echo and logprobs) see all of it. SIGTERM and Ctrl-C stop the server." DEPTH_NOTES,
+     serve_main},
     {"score", "-m FILE (-p TEXT | -f FILE) --choice TEXT... | -m FILE -d FILE [OPTION]...",
      "Say how likely each of some given answers is after a prompt.",
      "A choice is tokenised apart from the prompt and appended; write the blank in front of a word into the choice.\n"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Install the system packages that a build needs and that are missing.
 #
-# usage: packages.sh [--check] GROUP...     groups: build model cross mpi lint link fuzz tiny android android-sample
+# usage: packages.sh [--check] GROUP...     groups: build model cross cross-armhf mpi lint link fuzz tiny android android-sample
+#                                                   python deb deb-test arm-test
 #   --check  install nothing: fail, with the line to paste, if something is missing
 #
 # Does nothing, quickly, when nothing is missing. Installs as root or with a sudo that asks for no password; otherwise it
@@ -25,6 +26,26 @@ for arg; do
         cross)
             packages+=(gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)
             commands+=(aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ qemu-aarch64)
+            ;;
+        cross-armhf)
+            packages+=(gcc-arm-linux-gnueabihf g++-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user)
+            commands+=(arm-linux-gnueabihf-gcc arm-linux-gnueabihf-g++ qemu-arm)
+            ;;
+        python)
+            packages+=(python3 python3-venv ca-certificates)
+            commands+=(python3)
+            ;;
+        arm-test)
+            packages+=(debootstrap proot qemu-user python3 dpkg-dev)
+            commands+=(debootstrap proot qemu-aarch64 qemu-arm python3)
+            ;;
+        deb-test)
+            packages+=(lintian man-db systemd bash-completion gcc libc6-dev)
+            commands+=(lintian man systemd-analyze)
+            ;;
+        deb)
+            packages+=(dpkg-dev binutils xz-utils)
+            commands+=(dpkg-deb objdump xz)
             ;;
         mpi)
             packages+=(libopenmpi-dev openmpi-bin)

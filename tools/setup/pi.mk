@@ -1,0 +1,55 @@
+# `drllm serve` and its library, the Debian package, and what is tested for Raspberry Pi. Read by the Makefile.
+
+# --- libmicrohttpd, built once into the cache ------------------------------------------------------------------------------
+ifneq ($(SERVE),0)
+http_command := tools/setup/microhttpd.sh $(target)
+http := $(shell tools/setup/microhttpd.sh --print $(target))
+http_done := $(http)/.complete
+http_lib := $(http)/lib/libmicrohttpd.a
+$(obj)/tools/serve% $(BUILD)/lint/tools/serve%: private cppflags += -isystem $(http)/include
+$(http_done):
+	@$(http_command) >/dev/null
+endif
+
+.PHONY: test-serve
+test-serve: $(program) ## the HTTP service, with OpenAI's client, lm-eval and hostile ones
+	@tests/serve.sh $(program)
+
+.PHONY: test-deb
+test-deb: $(program) ## the Debian package of this machine: lintian, man page, completion, systemd unit, installed files
+	@$(MAKE) --no-print-directory deb >/dev/null
+	@tests/deb.sh $(program) $(deb)/*.deb
+
+# --- Debian package --------------------------------------------------------------------------------------------------------
+deb_triple := $(or $(target),$(shell $(cc) -dumpmachine 2>/dev/null))
+deb_arch := $(patsubst x86_64%,amd64,$(patsubst aarch64%,arm64,$(patsubst arm%,armhf,$(deb_triple))))
+deb := $(BUILD)/deb
+deb_program := $(deb)/drllm
+deb_licenses = $(patsubst %,$(deps)/licenses/%,$(if $(filter 0,$(XNNPACK)),,xnnpack) pthreadpool cpuinfo fxdiv utf8proc cjson) \
+    $(if $(http),$(http)/licenses/libmicrohttpd)
+
+.PHONY: deb deb-install
+deb: $(deb_program) $(lib) ## a Debian package of all this, in build/deb (with CROSS in build/CROSS/deb)
+	@tools/setup/packages.sh deb $(cross_packages)
+	@rm -rf $(deb)/tree $(deb)/*.deb
+	@$(MAKE) --no-print-directory $(if $(wildcard tools/setup/install.mk),install,deb-install) \
+	    DESTDIR="$(abspath $(deb))/tree" PREFIX=/usr LIBDIR=/usr/lib/$(deb_triple) DOCDIR=/usr/share/doc/drllm >/dev/null
+	@DEB_ARCH=$(deb_arch) OBJDUMP=$(CROSS)objdump STRIP=$(CROSS)strip tools/deb/build.sh $(deb)/tree $(deb_program) $(deb_licenses)
+
+# With the system's C library, which the package depends on, and all else inside.
+$(deb_program): $(call objects,$(tool_src)) $(lib) $(BUILD)/sources
+	@mkdir -p $(@D)
+	$(call say,LINK) $(cc) $(filter-out -static,$(ldflags)) -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(CFLAGS) $(LDFLAGS) -o $@ \
+	    $(filter %.o,$^) $(lib) $(call dep_files,cjson $(lib_deps)) $(http_lib) -lm
+
+# What `make install` does, where there is none.
+deb-install: $(program) $(lib)
+	install -D -m 755 $(program) $(DESTDIR)/usr/bin/drllm
+	install -D -m 644 $(lib) $(DESTDIR)$(LIBDIR)/libdrllm.a
+	$(CROSS)strip --strip-debug $(DESTDIR)$(LIBDIR)/libdrllm.a
+	install -D -m 644 -t $(DESTDIR)/usr/include/drllm runtime/drllm.h runtime/drllm_os.h
+	install -D -m 644 -t $(DESTDIR)/usr/share/drllm/routers examples/routers/*.gguf
+
+.PHONY: test-arm
+test-arm: ## the packages for Raspberry Pi, installed and run in Debian 12 trees under qemu-user
+	@+MAKE="$(MAKE)" tests/arm.sh
