@@ -12,9 +12,8 @@ struct drllm_arena_hole {
 static_assert(sizeof(struct drllm_arena_hole) <= DRLLM_ALIGNMENT, "the smallest block holds it");
 
 size_t drllm_arena_cost(size_t size) {
-    return size > SIZE_MAX - (DRLLM_ALIGNMENT - 1)
-               ? SIZE_MAX
-               : (size + DRLLM_ALIGNMENT - 1) / DRLLM_ALIGNMENT * DRLLM_ALIGNMENT;
+    return size > SIZE_MAX - (DRLLM_ALIGNMENT - 1) ? SIZE_MAX
+                                                   : (size + DRLLM_ALIGNMENT - 1) / DRLLM_ALIGNMENT * DRLLM_ALIGNMENT;
 }
 
 void drllm_arena_init(struct drllm_arena *arena, void *memory, size_t size) {

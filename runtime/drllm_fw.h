@@ -26,15 +26,16 @@ struct drllm_fw_params {
     /* Most executions of blocks that have keys and values, at least n_layers; default 0: n_layers. Where they are used up
      * a repeat becomes an execution (struct drllm_session_params). */
     size_t n_slots;
-    size_t n_chunk;              /* tokens that go through a block at once; default 8. Fewer need less memory */
-    size_t max_text;             /* longest text, in bytes, for drllm_tokenize; default 0: 4 * n_context */
-    enum drllm_kv_type kv_type;  /* default DRLLM_KV_F16 */
-    enum drllm_reroute reroute;  /* default DRLLM_REROUTE_NEVER; TURN needs n_layers * n_context / 16 more rows of d_model floats */
-    const void *routers;         /* int8 routers in a file of their own, used where they lie, or NULL ... */
+    size_t n_chunk;             /* tokens that go through a block at once; default 8. Fewer need less memory */
+    size_t max_text;            /* longest text, in bytes, for drllm_tokenize; default 0: 4 * n_context */
+    enum drllm_kv_type kv_type; /* default DRLLM_KV_F16 */
+    enum drllm_reroute
+        reroute; /* default DRLLM_REROUTE_NEVER; TURN needs n_layers * n_context / 16 more rows of d_model floats */
+    const void *routers; /* int8 routers in a file of their own, used where they lie, or NULL ... */
     size_t routers_size;
-    bool without_routers;        /* ... for those in the packed model; default false: if there are any, they decide */
-    bool verify;                 /* check the weights against their checksum, which reads all of them */
-    uint64_t cpu_mask;           /* default: all; 0: the portable kernels */
+    bool without_routers; /* ... for those in the packed model; default false: if there are any, they decide */
+    bool verify;          /* check the weights against their checksum, which reads all of them */
+    uint64_t cpu_mask;    /* default: all; 0: the portable kernels */
     struct drllm_log log;
     uint64_t reserved[8];
 };

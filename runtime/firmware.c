@@ -9,10 +9,8 @@ enum { DEFAULT_CONTEXT = 256, DEFAULT_CHUNK = 8, TEXT_PER_TOKEN = 4, MOST_CONTEX
 #define MOST_TEXT ((size_t)1 << 26)
 
 struct drllm_fw_params drllm_fw_default_params(void) {
-    return (struct drllm_fw_params){.n_context = DEFAULT_CONTEXT,
-                                    .n_chunk = DEFAULT_CHUNK,
-                                    .reroute = DRLLM_REROUTE_NEVER,
-                                    .cpu_mask = UINT64_MAX};
+    return (struct drllm_fw_params){
+        .n_context = DEFAULT_CONTEXT, .n_chunk = DEFAULT_CHUNK, .reroute = DRLLM_REROUTE_NEVER, .cpu_mask = UINT64_MAX};
 }
 
 int drllm_fw_check(const void *model, size_t model_size, const struct drllm_fw_params *params,
@@ -83,8 +81,8 @@ int drllm_fw_open(void *arena, size_t arena_bytes, const void *model, size_t mod
     struct drllm_fw_params checked;
     size_t needed = 0;
     if (arena == NULL || fw == NULL || (uintptr_t)arena % DRLLM_FW_ALIGNMENT != 0) {
-        return drllm_fail(error, DRLLM_ERR_ARGUMENT, "arena and fw must not be NULL, and the arena begin at a multiple of %d",
-                          DRLLM_FW_ALIGNMENT);
+        return drllm_fail(error, DRLLM_ERR_ARGUMENT,
+                          "arena and fw must not be NULL, and the arena begin at a multiple of %d", DRLLM_FW_ALIGNMENT);
     }
     int status = drllm_fw_check(model, model_size, params, &checked, error);
     if (status == DRLLM_OK) {

@@ -92,8 +92,9 @@ static int read_packed(const void *model, size_t size, struct shape *shape, stru
         return status;
     }
     memcpy(&packed, file.sections[DRLLM_PACKED_CONFIG].data, sizeof packed);
-    const uint64_t numbers[] = {packed.n_layers, packed.d_model,  packed.d_ff,  packed.n_heads,          packed.n_kv_heads,
-                                packed.head_dim, packed.n_rot, packed.n_vocab, packed.n_context_trained};
+    const uint64_t numbers[] = {packed.n_layers, packed.d_model,    packed.d_ff,
+                                packed.n_heads,  packed.n_kv_heads, packed.head_dim,
+                                packed.n_rot,    packed.n_vocab,    packed.n_context_trained};
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         if (numbers[i] > UINT32_MAX) {
             return drllm_fail(error, DRLLM_ERR_FORMAT, "the packed model is damaged: its shape is absurd");
@@ -124,8 +125,13 @@ static int read_packed(const void *model, size_t size, struct shape *shape, stru
 /* ---- GGUF files ---- */
 
 static bool is_wanted(struct drllm_string key) {
-    static const char *const beginnings[] = {"llama.", "general.name", "general.architecture", "tokenizer.ggml.tokens",
-                                             "tokenizer.ggml.token_type", "tokenizer.ggml.merges", "drllm.router."};
+    static const char *const beginnings[] = {"llama.",
+                                             "general.name",
+                                             "general.architecture",
+                                             "tokenizer.ggml.tokens",
+                                             "tokenizer.ggml.token_type",
+                                             "tokenizer.ggml.merges",
+                                             "drllm.router."};
     for (size_t i = 0; i < sizeof beginnings / sizeof beginnings[0]; i++) {
         const size_t size = strlen(beginnings[i]);
         if (key.size >= size && memcmp(key.data, beginnings[i], size) == 0) {
@@ -163,7 +169,8 @@ static void add_tensor(void *user, const struct drllm_gguf_tensor *tensor) {
         add_kept(tensors->sum, cols, sizeof(float));
         return;
     }
-    if (!drllm_choose_format(stored, cols, false, DRLLM_COMPUTE_EXACT, DRLLM_HEAD_FILE, tensors->cpu_features, &choice)) {
+    if (!drllm_choose_format(stored, cols, false, DRLLM_COMPUTE_EXACT, DRLLM_HEAD_FILE, tensors->cpu_features,
+                             &choice)) {
         return; /* the open says so */
     }
     const size_t bytes = drllm_packed_bytes(choice.format, rows, cols);
@@ -385,8 +392,9 @@ int drllm_fw_arena_bytes(const void *model, size_t model_size, const struct drll
         return drllm_fail(error, DRLLM_ERR_ARGUMENT, "%zu slots for keys and values; the %zu blocks need one each",
                           checked.n_slots, shape.config.n_layers);
     }
-    checked.n_slots = checked.n_slots > shape.config.n_layers * DRLLM_MAX_COUNT ? shape.config.n_layers * DRLLM_MAX_COUNT
-                                                                               : checked.n_slots;
+    checked.n_slots = checked.n_slots > shape.config.n_layers * DRLLM_MAX_COUNT
+                          ? shape.config.n_layers * DRLLM_MAX_COUNT
+                          : checked.n_slots;
     add(&sum, 1, sizeof(struct drllm_fw_front));
     add_model(&sum, &shape);
     status = find_routers(&checked, &shape, error);

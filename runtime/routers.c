@@ -307,8 +307,9 @@ static int build(struct builder *builder) {
     }
     const size_t n_layers = routers->model->config.n_layers;
     if (routers->model->data_stays && !builder->file->int8) {
-        return drllm_fail(builder->error, DRLLM_ERR_UNSUPPORTED,
-                          "the routers are float32; make them int8 with 'drllm routers', so that they can be used in place");
+        return drllm_fail(
+            builder->error, DRLLM_ERR_UNSUPPORTED,
+            "the routers are float32; make them int8 with 'drllm routers', so that they can be used in place");
     }
     builder->format = routers->model->compute == DRLLM_COMPUTE_F32 ? DRLLM_FORMAT_F32 : DRLLM_FORMAT_Q8C;
     builder->xnnpack = !routers->model->data_stays && use_xnnpack(builder);

@@ -130,7 +130,7 @@ static int check_params(const struct drllm_model *model, struct drllm_session_pa
                           params->n_slots, n_layers);
     }
     params->n_slots = params->n_slots == 0 || params->n_slots > n_layers * DRLLM_MAX_COUNT ? n_layers * DRLLM_MAX_COUNT
-                                                                                         : params->n_slots;
+                                                                                           : params->n_slots;
     if (kv_format(model, params) == DRLLM_FORMAT_Q8_0 && model->config.head_dim % DRLLM_GROUP != 0) {
         return drllm_fail(error, DRLLM_ERR_UNSUPPORTED,
                           "keys and values in q8_0 need heads of a multiple of %d dimensions; this model's have %zu",
@@ -149,9 +149,8 @@ static int session_build(struct drllm_session *session, const struct drllm_sessi
         return drllm_fail(error, DRLLM_ERR_SYSTEM, "%u threads could not be started; ask for fewer", params->n_threads);
     }
     session->tokens = drllm_allocate(&session->allocator, params->n_context, sizeof *session->tokens);
-    int status =
-        drllm_kvcache_init(&session->kv, &session->allocator, params->n_slots, config->n_kv_heads, config->head_dim,
-                           kv_format(session->model, params), params->n_context);
+    int status = drllm_kvcache_init(&session->kv, &session->allocator, params->n_slots, config->n_kv_heads,
+                                    config->head_dim, kv_format(session->model, params), params->n_context);
     session->decisions = drllm_allocate_zeroed(&session->allocator, config->n_layers, sizeof *session->decisions);
     session->next = drllm_allocate_zeroed(&session->allocator, config->n_layers, sizeof *session->next);
     session->program = drllm_allocate_zeroed(&session->allocator, config->n_layers, sizeof *session->program);

@@ -33,6 +33,7 @@
     X(generate)              \
     X(parity)                \
     X(routed)                \
+    X(firmware)              \
     X(questions)             \
     X(search)                \
     X(mpi)                   \
