@@ -311,11 +311,15 @@ static void test_routers_decide_alike(void **state) {
     params.routers_size = routers.size;
     params.n_slots = 2 * options.n_layers;
     const struct drllm_fw fw = open_exactly(&arena, gguf, &params);
-    struct drllm_model *model = open_ordinary(gguf.data, gguf.size, UINT64_MAX);
+    /* Where XNNPACK does not run under this mask, the bits are the same. */
+    struct drllm_model *model = open_ordinary(gguf.data, gguf.size, 0);
     struct drllm_routers *copied = NULL;
+    struct drllm_routers_info info;
     struct drllm_session *session = NULL;
     struct drllm_depth depth = drllm_depth_default();
     assert_int_equal(drllm_routers_open_memory(model, routers.data, routers.size, &copied, NULL), DRLLM_OK);
+    drllm_routers_get_info(copied, &info);
+    const bool xnnpack = strcmp(info.backend, "xnnpack") == 0;
     assert_int_equal(drllm_session_open(model, NULL, &session, NULL), DRLLM_OK);
     depth.kind = DRLLM_DEPTH_ROUTED;
     depth.routers = copied;
@@ -329,7 +333,8 @@ static void test_routers_decide_alike(void **state) {
         assert_int_equal(decisions[0][layer].count, decisions[1][layer].count);
         for (size_t i = 0; i < 3; i++) { /* XNNPACK rounds what goes in otherwise */
             const float expected = decisions[0][layer].logits[i];
-            assert_true(fabsf(decisions[1][layer].logits[i] - expected) < 0.02f * (1.0f + fabsf(expected)));
+            const float most = xnnpack ? 0.05f * (1.0f + fabsf(expected)) : 0.0f;
+            assert_true(fabsf(decisions[1][layer].logits[i] - expected) <= most);
         }
     }
     drllm_session_close(session);
