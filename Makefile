@@ -121,7 +121,7 @@ all: $(lib) $(if $(tool_src),$(program)) ## the library and the program (the def
 help: ## this text
 	@echo 'usage: make [GOAL]... [NAME=VALUE]...'
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 	@echo
 	@sed -n 's/^\([A-Z]*\) ?= *\([0-9]*\) *# \(.*\)/  \1|\2|\3/p' Makefile | awk -F'|' '{ printf "%-14s %s%s\n", $$1, $$3, $$2 == "" ? "" : " (default " $$2 ")" }'
 	@echo '  CC, CFLAGS, LDFLAGS, BUILD: as usual; changed flags rebuild what they concern'
@@ -213,8 +213,10 @@ $(examples): $(BUILD)/%: $(obj)/%.o $(lib)
 
 -include $(patsubst %.o,%.d,$(call objects,$(sources)))
 
+include firmware.mk
+
 # --- Style ---------------------------------------------------------------------------------------------------------------
-own_files := $(sort $(foreach folder,runtime quant platform tools tests examples examples/*,$(wildcard $(folder)/*.[ch])))
+own_files := $(sort $(foreach folder,runtime quant platform tools tests examples examples/* platform/firmware,$(wildcard $(folder)/*.[ch])))
 headers := $(filter %.h,$(own_files)) $(wildcard quant/*.inc)
 # A desktop also looks at the files for arm64, with the headers of the cross compiler where they are; and at mpi.c, with
 # those of Open MPI.

@@ -201,8 +201,8 @@ static int read_header(struct reader *file, struct drllm_gguf *gguf, uint64_t *n
                           "this GGUF file is big-endian; only little-endian ones are read: convert the model again");
     }
     if (file->at >= 8 && (version == 1 || version > 3)) {
-        return drllm_fail(error, DRLLM_ERR_UNSUPPORTED, "GGUF version %u is not read, only 2 and 3%s", version,
-                          version == 1 ? ": convert the model again" : "");
+        return drllm_fail(error, DRLLM_ERR_UNSUPPORTED, "GGUF version %u is not read, only 2 and 3%s",
+                          (unsigned)version, version == 1 ? ": convert the model again" : "");
     }
     if (file->at >= 8 && version == 0) {
         return drllm_fail(error, DRLLM_ERR_FORMAT, "the file is damaged: its GGUF version is 0");
@@ -250,7 +250,7 @@ static int read_value(struct reader *file, struct drllm_gguf_entry *entry, struc
     const size_t item_bytes = value_bytes(entry->item_type);
     if (item_bytes == 0 && entry->item_type != DRLLM_GGUF_STRING) {
         return drllm_fail(error, DRLLM_ERR_FORMAT, "the file is damaged: entry '%.*s' has the unknown type %u", n_shown,
-                          key, entry->item_type);
+                          key, (unsigned)entry->item_type);
     }
     const size_t least_bytes = item_bytes != 0 ? item_bytes : 8;
     if (count > bytes_left(file) / least_bytes) {
@@ -351,7 +351,8 @@ static int read_alignment(struct drllm_gguf *gguf, struct drllm_error *error) {
     const uint32_t alignment = (uint32_t)load(entry->data, 4);
     if (alignment < 8 || (alignment & (alignment - 1)) != 0) {
         return drllm_fail(error, DRLLM_ERR_FORMAT,
-                          "the file is damaged: general.alignment is %u, not a power of two from 8 upwards", alignment);
+                          "the file is damaged: general.alignment is %u, not a power of two from 8 upwards",
+                          (unsigned)alignment);
     }
     gguf->alignment = alignment;
     return DRLLM_OK;
@@ -380,7 +381,7 @@ static int read_tensor(struct reader *file, struct drllm_gguf_tensor *tensor, si
     }
     if (n_dims < 1 || n_dims > DRLLM_GGUF_MAX_DIMS) {
         return drllm_fail(error, DRLLM_ERR_FORMAT, "the file is damaged: tensor '%.*s' has %u dimensions, not 1 to %d",
-                          n_shown, name, n_dims, DRLLM_GGUF_MAX_DIMS);
+                          n_shown, name, (unsigned)n_dims, DRLLM_GGUF_MAX_DIMS);
     }
     tensor->n_dims = n_dims;
     size_t n_weights = 1;

@@ -1,0 +1,57 @@
+# libdrllm-fw.a: the runtime without an operating system, and what examples/firmware needs. The Makefile includes this.
+#
+#   make firmware CROSS=arm-none-eabi-     CPU=cortex-m55     (or cortex-m7, cortex-m33)
+#   make firmware CROSS=aarch64-linux-gnu- CPU=cortex-a53     (any compiler for AArch64; nothing of Linux is used)
+
+CPU ?=          # of `make firmware`: cortex-m55, cortex-m7, cortex-m33 or cortex-a53
+override CPU := $(strip $(CPU))
+fw_cpu := $(or $(CPU),cortex-m55)
+fw := build/firmware/$(fw_cpu)
+fw_lib := $(fw)/libdrllm-fw.a
+
+fw_machine_cortex-m55 := -mcpu=cortex-m55 -mthumb -mfloat-abi=hard
+fw_machine_cortex-m7 := -mcpu=cortex-m7 -mthumb -mfloat-abi=hard -mfpu=fpv5-d16
+fw_machine_cortex-m33 := -mcpu=cortex-m33 -mthumb -mfloat-abi=hard -mfpu=fpv5-sp-d16
+fw_machine_cortex-a53 := -march=armv8-a -mno-outline-atomics
+fw_isas_cortex-m55 := mve
+fw_isas_cortex-m7 := dsp
+fw_isas_cortex-m33 := dsp
+fw_isas_cortex-a53 := neon neondot neoni8mm
+fw_machine := $(fw_machine_$(fw_cpu))
+fw_isas := $(fw_isas_$(fw_cpu))
+
+# Not part of it: files and cores (open.c), what writes packed models and what searches programs.
+fw_out := runtime/open.c runtime/packed_write.c runtime/probe.c $(foreach isa,$(filter-out $(fw_isas),$(isas)),$(wildcard quant/*_$(isa).c))
+fw_src := $(filter-out $(fw_out),$(sort $(wildcard runtime/*.c quant/*.c platform/firmware/*.c))) platform/threads_serial.c
+fw_obj := $(patsubst %.c,$(fw)/obj/%.o,$(fw_src))
+
+# Enums are as short there as their values allow (AAPCS), so that some checks of theirs are always true. Freestanding, but the compiler may know what memcpy, sqrtf and fabsf do.
+fw_cflags := -std=c11 -O2 -g -ffreestanding -fbuiltin -ffp-contract=off -fno-math-errno -ffunction-sections -fdata-sections \
+    -fno-common -fstack-usage -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
+    -Wvla -Wno-type-limits $(if $(filter 0,$(WERROR)),,-Werror) $(fw_machine)
+fw_cppflags := -I. -Iplatform/firmware -DDRLLM_WITH_XNNPACK=0
+$(fw)/obj/quant/%_neondot.o: private fw_isa := $(isa_flags_neondot)
+$(fw)/obj/quant/%_neoni8mm.o: private fw_isa := $(isa_flags_neoni8mm)
+
+.PHONY: firmware test-firmware
+firmware: $(fw_lib) ## libdrllm-fw.a for bare metal, in build/firmware/CPU (CROSS= and CPU=, see README)
+	@echo $(fw_lib)
+
+test-firmware: ## build the firmware library and its examples, and run them on emulated boards
+	@+MAKE="$(MAKE)" tests/firmware.sh
+
+$(fw)/flags: FORCE
+	@mkdir -p $(@D)
+	$(if $(fw_machine),,$(error there is no firmware for CPU=$(CPU); there is cortex-m55, cortex-m7, cortex-m33 and cortex-a53))
+	@{ $(cc) --version | head -n 1; echo '$(cc) $(AR) $(fw_cppflags) $(fw_cflags) $(CFLAGS) $(fw_src)'; } >$@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+$(fw)/obj/%.o: %.c $(fw)/flags
+	@mkdir -p $(@D)
+	$(call say,CC) $(cc) $(fw_cppflags) $(fw_cflags) $(fw_isa) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+$(fw_lib): $(fw_obj)
+	@rm -f $@
+	$(call say,AR) $(AR) rcsD $@ $^
+
+-include $(fw_obj:.o=.d)
