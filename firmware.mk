@@ -12,7 +12,7 @@ fw_lib := $(fw)/libdrllm-fw.a
 fw_machine_cortex-m55 := -mcpu=cortex-m55 -mthumb -mfloat-abi=hard
 fw_machine_cortex-m7 := -mcpu=cortex-m7 -mthumb -mfloat-abi=hard -mfpu=fpv5-d16
 fw_machine_cortex-m33 := -mcpu=cortex-m33 -mthumb -mfloat-abi=hard -mfpu=fpv5-sp-d16
-fw_machine_cortex-a53 := -march=armv8-a -mno-outline-atomics
+fw_machine_cortex-a53 := -march=armv8-a -mno-outline-atomics -fno-pic -fno-pie
 fw_isas_cortex-m55 := mve
 fw_isas_cortex-m7 := dsp
 fw_isas_cortex-m33 := dsp
@@ -20,8 +20,9 @@ fw_isas_cortex-a53 := neon neondot neoni8mm
 fw_machine := $(fw_machine_$(fw_cpu))
 fw_isas := $(fw_isas_$(fw_cpu))
 
-# Not part of it: files and cores (open.c), what writes packed models and what searches programs.
-fw_out := runtime/open.c runtime/packed_write.c runtime/probe.c $(foreach isa,$(filter-out $(fw_isas),$(isas)),$(wildcard quant/*_$(isa).c))
+# Not part of it: files and cores (open.c), what writes packed models what searches programs, and benchmarks.
+fw_out := runtime/open.c runtime/packed_write.c runtime/probe.c $(foreach isa,$(filter-out $(fw_isas),$(isas)),$(wildcard quant/*_$(isa).c)) \
+    $(wildcard quant/peak*.c)
 fw_src := $(filter-out $(fw_out),$(sort $(wildcard runtime/*.c quant/*.c platform/firmware/*.c))) platform/threads_serial.c
 fw_obj := $(patsubst %.c,$(fw)/obj/%.o,$(fw_src))
 
@@ -55,3 +56,33 @@ $(fw_lib): $(fw_obj)
 	$(call say,AR) $(AR) rcsD $@ $^
 
 -include $(fw_obj:.o=.d)
+
+# --- examples/firmware: one program, a board for each processor ------------------------------------------------------------
+fw_board_cortex-m55 := an547
+fw_board_cortex-m7 := an500
+fw_board_cortex-m33 := an505
+fw_board_cortex-a53 := virt
+fw_board := $(fw_board_$(fw_cpu))
+fw_mhz_an547 := 32
+fw_mhz_an500 := 25
+fw_mhz_an505 := 20
+fw_example := $(fw)/$(fw_board).elf
+fw_example_src := $(addprefix examples/firmware/,main.c semihost.c $(if $(filter virt,$(fw_board)),start_a.S memory.c,start_m.c))
+fw_example_obj := $(patsubst %,$(fw)/obj/%.o,$(basename $(fw_example_src)))
+# Of the C library only the functions of examples/firmware/undefined.txt, and nothing of it on AArch64.
+fw_link_libs := $(if $(filter virt,$(fw_board)),,-lc) -lgcc
+
+.PHONY: firmware-example
+firmware-example: $(fw_example) ## the example program for the board of CPU
+	@echo $(fw_example)
+
+$(fw)/obj/examples/firmware/%.o: private fw_cppflags += $(addprefix -DBOARD_MHZ=,$(fw_mhz_$(fw_board)))
+$(fw)/obj/%.o: %.S $(fw)/flags
+	@mkdir -p $(@D)
+	$(call say,AS) $(cc) $(fw_machine) -g -c -o $@ $<
+
+$(fw_example): $(fw_example_obj) $(fw_lib) $(wildcard examples/firmware/*.ld)
+	$(call say,LINK) $(cc) $(fw_machine) -nostdlib -nostartfiles -static -Wl,--gc-sections -Wl,--fatal-warnings -Wl,-Map,$@.map \
+	    -Lexamples/firmware -T examples/firmware/$(fw_board).ld -o $@ $(fw_example_obj) $(fw_lib) $(fw_link_libs)
+
+-include $(fw_example_obj:.o=.d)
