@@ -8,7 +8,7 @@ uint64_t drllm_cpu_detect(void) {
 #endif
 #if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 2) != 0
     features |= DRLLM_CPU_MVE;
-#elif defined(__ARM_FEATURE_DSP) && !defined(__aarch64__)
+#elif defined(__ARM_FEATURE_DSP) && defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
     features |= DRLLM_CPU_DSP;
 #endif
     return features;
