@@ -81,8 +81,24 @@ $(fw)/obj/%.o: %.S $(fw)/flags
 	@mkdir -p $(@D)
 	$(call say,AS) $(cc) $(fw_machine) -g -c -o $@ $<
 
+# fw_link(OBJECTS)
+fw_link = $(call say,LINK) $(cc) $(fw_machine) -nostdlib -nostartfiles -static -Wl,--gc-sections -Wl,--fatal-warnings \
+    -Wl,-Map,$@.map -Lexamples/firmware -T examples/firmware/$(fw_board).ld -o $@ $(1) $(fw_lib) $(fw_link_libs)
+
 $(fw_example): $(fw_example_obj) $(fw_lib) $(wildcard examples/firmware/*.ld)
-	$(call say,LINK) $(cc) $(fw_machine) -nostdlib -nostartfiles -static -Wl,--gc-sections -Wl,--fatal-warnings -Wl,-Map,$@.map \
-	    -Lexamples/firmware -T examples/firmware/$(fw_board).ld -o $@ $(fw_example_obj) $(fw_lib) $(fw_link_libs)
+	$(call fw_link,$(fw_example_obj))
 
 -include $(fw_example_obj:.o=.d)
+
+# The kernels against the portable ones, on the board: tests/firmware.sh.
+fw_kernels := $(fw)/kernels.elf
+fw_kernels_obj := $(fw)/obj/tests/firmware/kernels.o $(filter-out %/main.o,$(fw_example_obj))
+
+.PHONY: firmware-kernels
+firmware-kernels: $(fw_kernels)
+	@echo $(fw_kernels)
+
+$(fw_kernels): $(fw_kernels_obj) $(fw_lib) $(wildcard examples/firmware/*.ld)
+	$(call fw_link,$(fw_kernels_obj))
+
+-include $(fw_kernels_obj:.o=.d)
