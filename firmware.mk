@@ -67,7 +67,7 @@ fw_mhz_an547 := 32
 fw_mhz_an500 := 25
 fw_mhz_an505 := 20
 fw_example := $(fw)/$(fw_board).elf
-fw_example_src := $(addprefix examples/firmware/,main.c semihost.c $(if $(filter virt,$(fw_board)),start_a.S memory.c,start_m.c))
+fw_example_src := $(addprefix examples/firmware/,main.c semihost.c $(if $(filter virt,$(fw_board)),start_a.S clock_a.c memory.c,start_m.c))
 fw_example_obj := $(patsubst %,$(fw)/obj/%.o,$(basename $(fw_example_src)))
 # Of the C library only the functions of examples/firmware/undefined.txt, and nothing of it on AArch64.
 fw_link_libs := $(if $(filter virt,$(fw_board)),,-lc) -lgcc
@@ -77,6 +77,8 @@ firmware-example: $(fw_example) ## the example program for the board of CPU
 	@echo $(fw_example)
 
 $(fw)/obj/examples/firmware/%.o: private fw_cppflags += $(addprefix -DBOARD_MHZ=,$(fw_mhz_$(fw_board)))
+# Otherwise memset would become a call of memset.
+$(fw)/obj/examples/firmware/memory.o: private fw_isa := -fno-builtin -fno-tree-loop-distribute-patterns
 $(fw)/obj/%.o: %.S $(fw)/flags
 	@mkdir -p $(@D)
 	$(call say,AS) $(cc) $(fw_machine) -g -c -o $@ $<

@@ -344,12 +344,15 @@ static size_t case_softmax(const struct drllm_vec_ops *ops, size_t n, float *out
         out[r * width + 3] = out[r * width] - 200.0f;
     }
     ops->attention->softmax(out, width, n_rows, used, max, sum, factor);
+    for (size_t r = 0; r < n_rows; r++) {
+        max[r] += 0.0f; /* of the two zeros either may be the larger */
+    }
     return n_rows * (width + 3);
 }
 
 static size_t case_expand(const struct drllm_vec_ops *ops, size_t n, float *out) {
     enum drllm_format format;
-    const size_t bytes = fill_blocks(ops, n == 1 ? 4 : n % 2 == 0 ? n : n + 1, &format);
+    const size_t bytes = fill_blocks(ops, n % 3 == 0 ? n + 1 : n, &format); /* of F32 there is no expansion */
     const size_t n_floats = HEAD_DIM * DRLLM_KV_BLOCK;
     ops->attention->expand_keys(format, weights, bytes, 2, HEAD_DIM, out);
     ops->attention->expand_values(format, weights, bytes, 2, HEAD_DIM, out + 2 * n_floats);
