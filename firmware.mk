@@ -26,9 +26,11 @@ fw_out := runtime/open.c runtime/packed_write.c runtime/probe.c $(foreach isa,$(
 fw_src := $(filter-out $(fw_out),$(sort $(wildcard runtime/*.c quant/*.c platform/firmware/*.c))) platform/threads_serial.c
 fw_obj := $(patsubst %.c,$(fw)/obj/%.o,$(fw_src))
 
+# gcc writes down who calls whom and with how much stack, for tests/firmware.sh.
+fw_callgraph := $(if $(findstring clang,$(cc)),,-fcallgraph-info=su)
 # Enums are as short there as their values allow (AAPCS), so that some checks of theirs are always true. Freestanding, but the compiler may know what memcpy, sqrtf and fabsf do.
 fw_cflags := -std=c11 -O2 -g -ffreestanding -fbuiltin -ffp-contract=off -fno-math-errno -ffunction-sections -fdata-sections \
-    -fno-common -fstack-usage -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
+    -fno-common $(fw_callgraph) -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
     -Wvla -Wno-type-limits $(if $(filter 0,$(WERROR)),,-Werror) $(fw_machine)
 fw_cppflags := -I. -Iplatform/firmware -DDRLLM_WITH_XNNPACK=0
 $(fw)/obj/quant/%_neondot.o: private fw_isa := $(isa_flags_neondot)
@@ -104,3 +106,8 @@ $(fw_kernels): $(fw_kernels_obj) $(fw_lib) $(wildcard examples/firmware/*.ld)
 	$(call fw_link,$(fw_kernels_obj))
 
 -include $(fw_kernels_obj:.o=.d)
+
+# Small models for the boards, made on the host.
+build/firmware/make_model: tests/firmware/make_model.c $(addprefix $(obj)/tests/,tiny_model.o router_builder.o gguf_writer.o) $(lib)
+	@mkdir -p $(@D)
+	$(call say,LINK) $(cc) $(cppflags) $(cflags) $(ldflags) -o $@ $(filter %.c %.o,$^) $(lib) $(call dep_files,$(lib_deps)) -lm

@@ -52,7 +52,7 @@ struct drllm_fw {
 
 /* The bytes of arena that drllm_fw_open needs for this model (a GGUF file or a packed model, const, a multiple of 4) and
  * these parameters (NULL: the defaults). Weights, vocabulary and routers of a packed model are used where they lie and count
- * for nothing; those of a GGUF file are interleaved into the arena. Takes a walk over the vocabulary, and less than 6 KiB of
+ * for nothing; those of a GGUF file are interleaved into the arena. Takes a walk over the vocabulary, and less than 8 KiB of
  * stack. Errors: ARGUMENT, FORMAT, UNSUPPORTED. */
 int drllm_fw_arena_bytes(const void *model, size_t model_size, const struct drllm_fw_params *params, size_t *bytes,
                          struct drllm_error *error);

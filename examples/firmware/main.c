@@ -135,8 +135,8 @@ static void show_layers(const struct drllm_fw *fw, size_t n_layers) {
 }
 
 static bool on_text(void *user, int32_t token, const char *text, size_t size) {
-    (void)user;
-    (void)token;
+    int32_t *last = user;
+    *last = token;
     board_write(text, size);
     return true;
 }
@@ -146,15 +146,25 @@ static void generate(const struct drllm_fw *fw, size_t n_tokens) {
     struct drllm_sampler_params greedy = drllm_sampler_default_params();
     struct drllm_generate_params params = drllm_generate_default_params();
     struct drllm_error error = {0};
+    struct drllm_generation generation;
+    int32_t ids[MOST_CONTEXT];
+    int32_t last = -1;
     const size_t n_prompt = drllm_session_n_tokens(fw->session);
     greedy.temperature = 0.0f;
     params.max_tokens = n_tokens;
     params.on_text = on_text;
+    params.user = &last;
     check(drllm_sampler_init(&sampler, &greedy, &error), &error);
     write_text("answer:");
-    check_session(drllm_session_generate(fw->session, &sampler, &params, NULL), fw);
+    check_session(drllm_session_generate(fw->session, &sampler, &params, &generation), fw);
     write_text("\n");
-    show_ids("ids: ", drllm_session_tokens(fw->session) + n_prompt, drllm_session_n_tokens(fw->session) - n_prompt);
+    /* The context lacks the last one, after which nothing had to be computed. */
+    const size_t n = drllm_session_n_tokens(fw->session) - n_prompt;
+    memcpy(ids, drllm_session_tokens(fw->session) + n_prompt, n * sizeof *ids);
+    if (n < generation.n_tokens && n < MOST_CONTEXT) {
+        ids[n] = last;
+    }
+    show_ids("ids: ", ids, generation.n_tokens);
 }
 
 static void choose(const struct drllm_fw *fw, const struct command *command, const int32_t *prompt, size_t n_prompt) {

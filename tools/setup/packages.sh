@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install the system packages that a build needs and that are missing.
 #
-# usage: packages.sh [--check] GROUP...     groups: build model cross mpi lint
+# usage: packages.sh [--check] GROUP...     groups: build model cross firmware mpi lint
 #   --check  install nothing: fail, with the line to paste, if something is missing
 #
 # Does nothing, quickly, when nothing is missing. Installs as root or with a sudo that asks for no password; otherwise it
@@ -25,6 +25,10 @@ for arg; do
         cross)
             packages+=(gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)
             commands+=(aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ qemu-aarch64)
+            ;;
+        firmware)
+            packages+=(gcc-arm-none-eabi libnewlib-arm-none-eabi gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm python3)
+            commands+=(arm-none-eabi-gcc aarch64-linux-gnu-gcc qemu-system-arm qemu-system-aarch64 python3)
             ;;
         mpi)
             packages+=(libopenmpi-dev openmpi-bin)
