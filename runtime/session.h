@@ -65,7 +65,7 @@ struct drllm_session {
     float *logits; /* [logits_rows][n_vocab]; the last token's are in row 0 */
     size_t logits_rows;
     bool has_logits;
-    bool is_reserved; /* by drllm_session_reserve: the rows of logits that are there must do */
+    bool is_reserved;                   /* by drllm_session_reserve: the rows of logits that are there must do */
     struct drllm_candidate *candidates; /* [n_vocab], from the first sampling on */
     struct drllm_xnn_session *xnn;      /* NULL when no matrix runs on XNNPACK */
 

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "platform/file.h"
+#include "platform/firmware/unicode.c" /* which the hosted library does without */
 #include "runtime/drllm_fw.h"
 #include "runtime/model.h"
 #include "runtime/packed_file.h"
@@ -18,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 enum { GUARD = 0xA5, GUARD_BYTES = 4096, MOST_IDS = 512 };
 
@@ -463,6 +465,44 @@ static void test_wrong_arguments(void **state) {
     free(routers.data);
 }
 
+/* ---- What stands in for utf8proc ---- */
+
+static enum drllm_unicode_class class_by_utf8proc(uint32_t value) {
+    const utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)value);
+    return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO   ? DRLLM_UNICODE_LETTER
+           : category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO ? DRLLM_UNICODE_NUMBER
+           : category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO ? DRLLM_UNICODE_PUNCTUATION
+                                                                                  : DRLLM_UNICODE_OTHER;
+}
+
+static void test_unicode_classes(void **state) {
+    (void)state;
+    for (uint32_t value = 0; value < 0x110000; value++) {
+        if (drllm_unicode_class_of(value) != class_by_utf8proc(value)) {
+            fail_msg("U+%04X: run tests/make_unicode.py", (unsigned)value);
+        }
+    }
+    assert_int_equal(drllm_unicode_class_of(0x110000), DRLLM_UNICODE_OTHER);
+    assert_int_equal(drllm_unicode_class_of(UINT32_MAX), DRLLM_UNICODE_OTHER);
+}
+
+/* Every beginning of three bytes with a fourth that goes on, and cut after each. */
+static void test_unicode_characters(void **state) {
+    (void)state;
+    for (uint32_t beginning = 0; beginning < 1u << 24; beginning++) {
+        const uint8_t text[4] = {(uint8_t)(beginning >> 16), (uint8_t)(beginning >> 8), (uint8_t)beginning,
+                                 beginning % 3 == 0 ? 'a' : 0x80 + beginning % 64};
+        const size_t size = 1 + beginning % 5 % 4;
+        utf8proc_int32_t expected = -1;
+        uint32_t value = 0;
+        const utf8proc_ssize_t n = utf8proc_iterate(text, (utf8proc_ssize_t)size, &expected);
+        const size_t read = drllm_unicode_read(text, size, &value);
+        if (read != (n > 0 ? (size_t)n : 0) || (read != 0 && value != (uint32_t)expected)) {
+            fail_msg("%02x %02x %02x %02x, %zu bytes: %zd and %zu", text[0], text[1], text[2], text[3], size, n, read);
+        }
+    }
+}
+
 /* SmolLM2-135M with its routers, context 256, 30 slots: at most 8 MiB beyond the file. */
 static void test_real_model(void **state) {
     enum { MOST_BYTES = 8 << 20 };
@@ -505,7 +545,8 @@ int drllm_test_firmware(void) {
         cmocka_unit_test(test_told_memory_suffices),    cmocka_unit_test(test_routers_in_place),
         cmocka_unit_test(test_routers_decide_alike),    cmocka_unit_test(test_repeats_become_executions),
         cmocka_unit_test(test_sessions_have_the_limit), cmocka_unit_test(test_damaged_files),
-        cmocka_unit_test(test_wrong_arguments),         cmocka_unit_test(test_real_model),
+        cmocka_unit_test(test_wrong_arguments),         cmocka_unit_test(test_unicode_classes),
+        cmocka_unit_test(test_unicode_characters),      cmocka_unit_test(test_real_model),
     };
     return drllm_run_group("firmware", tests, NULL, NULL);
 }

@@ -174,7 +174,8 @@ static void choose(const struct drllm_fw *fw, const struct command *command, con
     size_t best = 0;
     for (size_t i = 0; i < command->n_choices; i++) {
         size_t n = 0;
-        check(drllm_tokenize(fw->model, command->choices[i], strlen(command->choices[i]), 0, ids[i], 16, &n, &error), &error);
+        check(drllm_tokenize(fw->model, command->choices[i], strlen(command->choices[i]), 0, ids[i], 16, &n, &error),
+              &error);
         choices[i] = (struct drllm_choice){.tokens = ids[i], .n_tokens = n};
     }
     check_session(drllm_session_score(fw->session, prompt, n_prompt, choices, command->n_choices), fw);

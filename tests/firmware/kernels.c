@@ -161,7 +161,8 @@ static void fill_activations(enum kind kind, uint64_t *state) {
 }
 
 /* Sound scales of panels; any bits for the rest. */
-static void fill_weights(enum drllm_format format, size_t panel_bytes, size_t n_panels, size_t n_groups, uint64_t *state) {
+static void fill_weights(enum drllm_format format, size_t panel_bytes, size_t n_panels, size_t n_groups,
+                         uint64_t *state) {
     for (size_t i = 0; i < panel_bytes * n_panels; i++) {
         weights[i] = (unsigned char)(random_bits(state) >> 5);
     }
