@@ -7,7 +7,7 @@
 #include <cmocka.h>
 
 #include "platform/file.h"
-#include "platform/firmware/unicode.c" /* which the hosted library does without */
+#include "platform/firmware/unicode.c" /* NOLINT(bugprone-suspicious-include): the hosted library does without */
 #include "runtime/drllm_fw.h"
 #include "runtime/model.h"
 #include "runtime/packed_file.h"
