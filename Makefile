@@ -216,7 +216,7 @@ $(examples): $(BUILD)/%: $(obj)/%.o $(lib)
 include firmware.mk
 
 # --- Style ---------------------------------------------------------------------------------------------------------------
-own_files := $(sort $(foreach folder,runtime quant platform tools tests examples examples/* platform/firmware,$(wildcard $(folder)/*.[ch])))
+own_files := $(sort $(foreach folder,runtime quant platform tools tests examples examples/* platform/firmware tests/firmware,$(wildcard $(folder)/*.[ch])))
 headers := $(filter %.h,$(own_files)) $(wildcard quant/*.inc)
 # A desktop also looks at the files for arm64, with the headers of the cross compiler where they are; and at mpi.c, with
 # those of Open MPI.
