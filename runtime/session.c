@@ -144,8 +144,10 @@ static int session_build(struct drllm_session *session, const struct drllm_sessi
     const struct drllm_config *config = &session->model->config;
     session->n_context = params->n_context;
     session->n_threads = params->n_threads;
-    session->threads = drllm_threads_create(params->n_threads);
-    if (session->threads == NULL) {
+    if (params->n_threads > 1) { /* NULL runs inline, and owns nothing outside the allocator */
+        session->threads = drllm_threads_create(params->n_threads);
+    }
+    if (params->n_threads > 1 && session->threads == NULL) {
         return drllm_fail(error, DRLLM_ERR_SYSTEM, "%u threads could not be started; ask for fewer", params->n_threads);
     }
     session->tokens = drllm_allocate(&session->allocator, params->n_context, sizeof *session->tokens);
