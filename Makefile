@@ -228,10 +228,10 @@ include tools/setup/install.mk tools/setup/fuzz.mk
 
 -include $(patsubst %.o,%.d,$(call objects,$(sources)))
 
-include tests/android.mk
+include tests/android.mk platform/firmware/firmware.mk
 
 # --- Style ---------------------------------------------------------------------------------------------------------------
-own_files := $(sort $(foreach folder,runtime quant platform tools tests tests/fuzz tests/link examples examples/*,$(wildcard $(folder)/*.[ch] $(folder)/*.cpp)))
+own_files := $(sort $(foreach folder,runtime quant platform platform/firmware tools tests tests/fuzz tests/link tests/firmware examples examples/*,$(wildcard $(folder)/*.[ch] $(folder)/*.cpp)))
 headers := $(filter %.h,$(own_files)) $(wildcard quant/*.inc)
 # A desktop also looks at the files for arm64, with the headers of the cross compiler where they are; and at mpi.c, with
 # those of Open MPI.

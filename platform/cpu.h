@@ -19,7 +19,9 @@
     X(NEON, 16, "neon")            \
     X(DOTPROD, 17, "dotprod")      \
     X(I8MM, 18, "i8mm")            \
-    X(FP16, 19, "fp16")
+    X(FP16, 19, "fp16")            \
+    X(MVE, 20, "mve")              \
+    X(DSP, 21, "dsp")
 
 enum {
 #define DRLLM_CPU_BIT(name, bit, text) DRLLM_CPU_##name = 1 << (bit),

@@ -29,6 +29,8 @@ extern const struct drllm_attention_ops drllm_attention_ref;
 extern const struct drllm_attention_ops drllm_attention_avx2;
 #elif defined(__aarch64__)
 extern const struct drllm_attention_ops drllm_attention_neon;
+#elif defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 2) != 0
+extern const struct drllm_attention_ops drllm_attention_mve;
 #endif
 
 /* 2^x for x <= 0 within 2 units in the last place, one sequence of operations on every machine; 0 below -126.5 and for

@@ -6,6 +6,8 @@ static const struct drllm_vec_ops *const backends[] = {
     &drllm_vec_avx2,
 #elif defined(__aarch64__)
     &drllm_vec_neon,
+#elif defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 2) != 0
+    &drllm_vec_mve,
 #endif
     &drllm_vec_ref,
 };

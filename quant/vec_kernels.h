@@ -11,6 +11,8 @@ extern const struct drllm_vec_ops drllm_vec_ref;
 extern const struct drllm_vec_ops drllm_vec_avx2;
 #elif defined(__aarch64__)
 extern const struct drllm_vec_ops drllm_vec_neon;
+#elif defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 2) != 0
+extern const struct drllm_vec_ops drllm_vec_mve;
 #endif
 
 #endif

@@ -132,12 +132,19 @@ void drllm_depth_keep(struct drllm_session *session) {
     memcpy(session->next, session->decisions, session->model->config.n_layers * sizeof *session->next);
 }
 
+uint8_t drllm_depth_fit(const struct drllm_session *session, size_t layer, size_t n_used, uint8_t count) {
+    const size_t n_behind = session->model->config.n_layers - layer - 1;
+    return count > 1 && n_used + count + n_behind > session->kv.n_slots ? 1 : count;
+}
+
 static void plan_program(struct drllm_session *session, bool anew) {
+    size_t n_used = 0;
     for (size_t layer = 0; layer < session->model->config.n_layers; layer++) {
         struct drllm_decision *next = &session->next[layer];
         const struct drllm_decision *now = &session->decisions[layer];
         const uint8_t count = session->depth == DRLLM_DEPTH_STATIC ? session->program[layer] : 1;
-        *next = anew ? (struct drllm_decision){.count = count} : *now;
+        *next = anew ? (struct drllm_decision){.count = drllm_depth_fit(session, layer, n_used, count)} : *now;
+        n_used += next->count;
         if (next->count != now->count) {
             forget_cache(session); /* keys and values of another program are of no use */
         }

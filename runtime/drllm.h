@@ -251,7 +251,10 @@ struct drllm_session_params {
     unsigned n_threads; /* default 0: one per fast core that the process may use */
     enum drllm_kv_type kv_type; /* default DRLLM_KV_F16 */
     size_t n_chunk;             /* tokens that one pass through a block takes at once; default 0: chosen by size */
-    uint64_t reserved[8];
+    /* Most executions that have keys and values, at least n_layers; default 0: no limit. A repeat becomes an execution
+     * where it would leave fewer slots than there are blocks to come. */
+    size_t n_slots;
+    uint64_t reserved[7];
 };
 struct drllm_session_params drllm_session_default_params(void);
 

@@ -35,7 +35,7 @@ static bool enlarge(struct drllm_session *session, float **memory, size_t old_ro
     return true;
 }
 
-static int reserve_pass(struct drllm_session *session, size_t n) {
+static int reserve_rows(struct drllm_session *session, size_t n) {
     const struct drllm_config *config = &session->model->config;
     if (session->pass_rows >= n) {
         return DRLLM_OK;
@@ -65,7 +65,7 @@ void drllm_pass_add(struct drllm_pass *pass, const int32_t *tokens, size_t n, si
 
 int drllm_pass_reserve(struct drllm_session *session, const struct drllm_pass *pass) {
     const struct drllm_config *config = &session->model->config;
-    int status = reserve_pass(session, pass->n_rows);
+    int status = reserve_rows(session, pass->n_rows);
     if (status == DRLLM_OK && pass->pool &&
         drllm_pool_reserve(&session->pool, &session->allocator, config->n_layers, config->d_model, pass->n_tokens) !=
             DRLLM_OK) {
@@ -73,13 +73,26 @@ int drllm_pass_reserve(struct drllm_session *session, const struct drllm_pass *p
     }
     const size_t n_logits = pass->n_rows - pass->first_logits;
     const size_t rows = n_logits < HEAD_ROWS ? n_logits : (size_t)HEAD_ROWS;
-    if (status == DRLLM_OK && session->logits_rows < rows) {
+    if (status == DRLLM_OK && session->logits_rows < rows && !session->is_reserved) {
         if (!enlarge(session, &session->logits, session->logits_rows, rows, config->n_vocab)) {
             return out_of_memory(session, "the logits");
         }
         session->logits_rows = rows;
     }
     drllm_kvcache_set_positions(&session->kv, pass->n_tokens);
+    return status;
+}
+
+int drllm_session_reserve(struct drllm_session *session, bool pool) {
+    const struct drllm_pass pass = {.n_rows = session->n_context,
+                                    .n_tokens = session->n_context,
+                                    .pool = pool,
+                                    .first_logits = session->n_context - 1};
+    int status = drllm_pass_reserve(session, &pass);
+    for (size_t slot = 0; status == DRLLM_OK && slot < session->kv.n_slots; slot++) {
+        status = drllm_kvcache_use(&session->kv, slot, 0);
+    }
+    session->is_reserved = status == DRLLM_OK;
     return status;
 }
 
@@ -118,7 +131,8 @@ int drllm_pass_logits(struct drllm_session *session, const struct drllm_pass *pa
     const size_t n_vocab = session->model->config.n_vocab;
     const size_t n = pass->n_rows;
     /* The scratch rows of the head are those of a chunk. */
-    const size_t step = session->scratch.n_chunk < HEAD_ROWS ? session->scratch.n_chunk : (size_t)HEAD_ROWS;
+    const size_t most = session->scratch.n_chunk < HEAD_ROWS ? session->scratch.n_chunk : (size_t)HEAD_ROWS;
+    const size_t step = most < session->logits_rows ? most : session->logits_rows;
     for (size_t row = pass->first_logits; row < n; row += step) {
         const size_t rows = n - row < step ? n - row : step;
         int status = drllm_session_check_cancel(session);
@@ -139,12 +153,13 @@ int drllm_pass_logits(struct drllm_session *session, const struct drllm_pass *pa
     return drllm_session_check_cancel(session);
 }
 
-/* What the router ahead of block `layer` says. */
-static int decide(struct drllm_session *session, size_t layer, struct drllm_pass *pass) {
+/* What the router ahead of block `layer` says; n_used slots are taken. */
+static int decide(struct drllm_session *session, size_t layer, size_t n_used, struct drllm_pass *pass) {
     const uint64_t start = drllm_clock_ns();
     drllm_pool_read(session, layer, pass);
     const int status =
         drllm_router_decide(&session->router, layer, pass->n_tokens, &session->next[layer], &session->error);
+    session->next[layer].count = drllm_depth_fit(session, layer, n_used, session->next[layer].count);
     pass->router_ns += drllm_clock_ns() - start;
     return status;
 }
@@ -204,7 +219,7 @@ static int run_blocks(struct drllm_session *session, struct drllm_pass *pass, bo
         if (pass->pool) {
             drllm_pool_add(session, layer, pass);
         }
-        int status = pass->decide ? decide(session, layer, pass) : DRLLM_OK;
+        int status = pass->decide ? decide(session, layer, slot, pass) : DRLLM_OK;
         if (status == DRLLM_OK && session->next[layer].count != session->decisions[layer].count) {
             *differs = drllm_depth_widen(session, pass);
             if (*differs) {

@@ -201,8 +201,8 @@ static int read_header(struct reader *file, struct drllm_gguf *gguf, uint64_t *n
                           "this GGUF file is big-endian; only little-endian ones are read: convert the model again");
     }
     if (file->at >= 8 && (version == 1 || version > 3)) {
-        return drllm_fail(error, DRLLM_ERR_UNSUPPORTED, "GGUF version %u is not read, only 2 and 3%s", version,
-                          version == 1 ? ": convert the model again" : "");
+        return drllm_fail(error, DRLLM_ERR_UNSUPPORTED, "GGUF version %u is not read, only 2 and 3%s",
+                          (unsigned)version, version == 1 ? ": convert the model again" : "");
     }
     if (file->at >= 8 && version == 0) {
         return drllm_fail(error, DRLLM_ERR_FORMAT, "the file is damaged: its GGUF version is 0");
@@ -250,7 +250,7 @@ static int read_value(struct reader *file, struct drllm_gguf_entry *entry, struc
     const size_t item_bytes = value_bytes(entry->item_type);
     if (item_bytes == 0 && entry->item_type != DRLLM_GGUF_STRING) {
         return drllm_fail(error, DRLLM_ERR_FORMAT, "the file is damaged: entry '%.*s' has the unknown type %u", n_shown,
-                          key, entry->item_type);
+                          key, (unsigned)entry->item_type);
     }
     const size_t least_bytes = item_bytes != 0 ? item_bytes : 8;
     if (count > bytes_left(file) / least_bytes) {
@@ -279,38 +279,23 @@ static int read_value(struct reader *file, struct drllm_gguf_entry *entry, struc
     return DRLLM_OK;
 }
 
-static int read_entries(struct reader *file, struct drllm_gguf *gguf, uint64_t n_entries, struct drllm_error *error) {
-    if (n_entries > bytes_left(file) / LEAST_ENTRY_BYTES || n_entries > UINT32_MAX) {
+static int read_entry(struct reader *file, struct drllm_gguf_entry *entry, size_t number, size_t n_entries,
+                      struct drllm_error *error) {
+    if (!read_string(file, &entry->key)) {
         return drllm_fail(error, DRLLM_ERR_FORMAT,
-                          "the header claims %llu metadata entries, but only %zu bytes follow: " CUT_OR_DAMAGED,
-                          (unsigned long long)n_entries, bytes_left(file));
+                          "the key of metadata entry %zu of %zu reaches past the end of the file: " CUT_OR_DAMAGED,
+                          number, n_entries);
     }
-    if (n_entries == 0) {
-        return DRLLM_OK;
+    if (entry->key.size > MOST_NAME_BYTES) {
+        return drllm_fail(error, DRLLM_ERR_FORMAT,
+                          "the file is damaged: the key of metadata entry %zu, '%.*s', has %zu bytes", number,
+                          shown(entry->key), entry->key.data, entry->key.size);
     }
-    gguf->entries = drllm_allocate(&gguf->allocator, (size_t)n_entries, ENTRY_BYTES);
-    if (gguf->entries == NULL) {
-        return drllm_fail(error, DRLLM_ERR_MEMORY, "no memory for %llu metadata entries",
-                          (unsigned long long)n_entries);
-    }
-    gguf->n_entries = (size_t)n_entries;
-    for (size_t i = 0; i < gguf->n_entries; i++) {
-        struct drllm_gguf_entry *entry = &gguf->entries[i];
-        if (!read_string(file, &entry->key)) {
-            return drllm_fail(error, DRLLM_ERR_FORMAT,
-                              "the key of metadata entry %zu of %zu reaches past the end of the file: " CUT_OR_DAMAGED,
-                              i, gguf->n_entries);
-        }
-        if (entry->key.size > MOST_NAME_BYTES) {
-            return drllm_fail(error, DRLLM_ERR_FORMAT,
-                              "the file is damaged: the key of metadata entry %zu, '%.*s', has %zu bytes", i,
-                              shown(entry->key), entry->key.data, entry->key.size);
-        }
-        const int status = read_value(file, entry, error);
-        if (status != DRLLM_OK) {
-            return status;
-        }
-    }
+    return read_value(file, entry, error);
+}
+
+/* By key, each of which is there once. */
+static int order_entries(const struct drllm_gguf *gguf, struct drllm_error *error) {
     uint32_t *order = entry_order(gguf);
     sort(gguf, compare_keys, order, gguf->n_entries);
     for (size_t i = 1; i < gguf->n_entries; i++) {
@@ -321,6 +306,35 @@ static int read_entries(struct reader *file, struct drllm_gguf *gguf, uint64_t n
         }
     }
     return DRLLM_OK;
+}
+
+static int check_n_entries(const struct reader *file, uint64_t n_entries, struct drllm_error *error) {
+    if (n_entries > bytes_left(file) / LEAST_ENTRY_BYTES || n_entries > UINT32_MAX) {
+        return drllm_fail(error, DRLLM_ERR_FORMAT,
+                          "the header claims %llu metadata entries, but only %zu bytes follow: " CUT_OR_DAMAGED,
+                          (unsigned long long)n_entries, bytes_left(file));
+    }
+    return DRLLM_OK;
+}
+
+static int read_entries(struct reader *file, struct drllm_gguf *gguf, uint64_t n_entries, struct drllm_error *error) {
+    const int checked = check_n_entries(file, n_entries, error);
+    if (checked != DRLLM_OK || n_entries == 0) {
+        return checked;
+    }
+    gguf->entries = drllm_allocate(&gguf->allocator, (size_t)n_entries, ENTRY_BYTES);
+    if (gguf->entries == NULL) {
+        return drllm_fail(error, DRLLM_ERR_MEMORY, "no memory for %llu metadata entries",
+                          (unsigned long long)n_entries);
+    }
+    gguf->n_entries = (size_t)n_entries;
+    for (size_t i = 0; i < gguf->n_entries; i++) {
+        const int status = read_entry(file, &gguf->entries[i], i, gguf->n_entries, error);
+        if (status != DRLLM_OK) {
+            return status;
+        }
+    }
+    return order_entries(gguf, error);
 }
 
 static int read_alignment(struct drllm_gguf *gguf, struct drllm_error *error) {
@@ -337,7 +351,8 @@ static int read_alignment(struct drllm_gguf *gguf, struct drllm_error *error) {
     const uint32_t alignment = (uint32_t)load(entry->data, 4);
     if (alignment < 8 || (alignment & (alignment - 1)) != 0) {
         return drllm_fail(error, DRLLM_ERR_FORMAT,
-                          "the file is damaged: general.alignment is %u, not a power of two from 8 upwards", alignment);
+                          "the file is damaged: general.alignment is %u, not a power of two from 8 upwards",
+                          (unsigned)alignment);
     }
     gguf->alignment = alignment;
     return DRLLM_OK;
@@ -366,7 +381,7 @@ static int read_tensor(struct reader *file, struct drllm_gguf_tensor *tensor, si
     }
     if (n_dims < 1 || n_dims > DRLLM_GGUF_MAX_DIMS) {
         return drllm_fail(error, DRLLM_ERR_FORMAT, "the file is damaged: tensor '%.*s' has %u dimensions, not 1 to %d",
-                          n_shown, name, n_dims, DRLLM_GGUF_MAX_DIMS);
+                          n_shown, name, (unsigned)n_dims, DRLLM_GGUF_MAX_DIMS);
     }
     tensor->n_dims = n_dims;
     size_t n_weights = 1;
@@ -471,11 +486,19 @@ static int check_order(struct drllm_gguf *gguf, struct drllm_error *error) {
     return DRLLM_OK;
 }
 
-static int read_tensors(struct reader *file, struct drllm_gguf *gguf, uint64_t n_tensors, struct drllm_error *error) {
+static int check_n_tensors(const struct reader *file, uint64_t n_tensors, struct drllm_error *error) {
     if (n_tensors > bytes_left(file) / LEAST_TENSOR_BYTES || n_tensors > UINT32_MAX) {
         return drllm_fail(error, DRLLM_ERR_FORMAT,
                           "the header claims %llu tensors, but only %zu bytes follow: " CUT_OR_DAMAGED,
                           (unsigned long long)n_tensors, bytes_left(file));
+    }
+    return DRLLM_OK;
+}
+
+static int read_tensors(struct reader *file, struct drllm_gguf *gguf, uint64_t n_tensors, struct drllm_error *error) {
+    const int checked = check_n_tensors(file, n_tensors, error);
+    if (checked != DRLLM_OK) {
+        return checked;
     }
     if (n_tensors != 0) {
         gguf->tensors = drllm_allocate(&gguf->allocator, (size_t)n_tensors, TENSOR_BYTES);
@@ -527,6 +550,60 @@ int drllm_gguf_open(struct drllm_gguf *gguf, const void *data, size_t size, cons
     }
     *gguf = opened;
     return DRLLM_OK;
+}
+
+/* The wanted entries, into the memory of the peek. */
+static int peek_entries(struct reader *file, struct drllm_gguf *gguf, struct drllm_gguf_peek *peek, uint64_t n_entries,
+                        struct drllm_error *error) {
+    const size_t capacity = peek->bytes / ENTRY_BYTES;
+    gguf->entries = peek->memory;
+    for (uint64_t i = 0; i < n_entries; i++) {
+        struct drllm_gguf_entry entry;
+        const int status = read_entry(file, &entry, (size_t)i, (size_t)n_entries, error);
+        if (status != DRLLM_OK) {
+            return status;
+        }
+        if (!peek->wanted(entry.key)) {
+            continue;
+        }
+        if (gguf->n_entries == capacity) {
+            return drllm_fail(error, DRLLM_ERR_MEMORY, "the file has more than %zu metadata entries about its model",
+                              capacity);
+        }
+        gguf->entries[gguf->n_entries++] = entry;
+    }
+    return order_entries(gguf, error);
+}
+
+int drllm_gguf_open_peek(struct drllm_gguf *gguf, const void *data, size_t size, struct drllm_gguf_peek *peek,
+                         struct drllm_error *error) {
+    struct reader file = {data, size, 0};
+    uint64_t n_tensors = 0, n_entries = 0;
+    *gguf = (struct drllm_gguf){0};
+    int status = read_header(&file, gguf, &n_tensors, &n_entries, error);
+    if (status == DRLLM_OK) {
+        status = check_n_entries(&file, n_entries, error);
+    }
+    if (status == DRLLM_OK) {
+        status = peek_entries(&file, gguf, peek, n_entries, error);
+    }
+    if (status == DRLLM_OK) {
+        status = check_n_tensors(&file, n_tensors, error);
+    }
+    if (status != DRLLM_OK) {
+        return status;
+    }
+    /* Both counts are below the file's size over the least bytes of an item. */
+    peek->table_bytes[0] = (size_t)n_entries * ENTRY_BYTES;
+    peek->table_bytes[1] = (size_t)n_tensors * TENSOR_BYTES;
+    for (uint64_t i = 0; i < n_tensors && status == DRLLM_OK; i++) {
+        struct drllm_gguf_tensor tensor;
+        status = read_tensor(&file, &tensor, (size_t)i, (size_t)n_tensors, error);
+        if (status == DRLLM_OK && peek->tensor != NULL) {
+            peek->tensor(peek->user, &tensor);
+        }
+    }
+    return status;
 }
 
 void drllm_gguf_close(struct drllm_gguf *gguf) {

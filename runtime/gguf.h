@@ -71,6 +71,20 @@ int drllm_gguf_open(struct drllm_gguf *gguf, const void *data, size_t size, cons
                     struct drllm_error *error);
 void drllm_gguf_close(struct drllm_gguf *gguf);
 
+/* What a file holds, before there is memory for drllm_gguf_open. */
+struct drllm_gguf_peek {
+    void *memory; /* for the entries that are wanted; aligned for any type */
+    size_t bytes;
+    bool (*wanted)(struct drllm_string key);
+    void (*tensor)(void *user, const struct drllm_gguf_tensor *tensor); /* each in turn, unplaced: data is NULL */
+    void *user;
+    size_t table_bytes[2]; /* out: what drllm_gguf_open allocates for all entries and for all tensors */
+};
+/* Fill in a gguf that has the wanted entries, all of them in the peek's memory, and no tensors; it is not closed. Errors:
+ * as for drllm_gguf_open; MEMORY when there are more wanted entries than fit. */
+int drllm_gguf_open_peek(struct drllm_gguf *gguf, const void *data, size_t size, struct drllm_gguf_peek *peek,
+                         struct drllm_error *error);
+
 /* NULL when there is none. Keys and names are zero-terminated here. Constant time on average is not promised. */
 const struct drllm_gguf_entry *drllm_gguf_find(const struct drllm_gguf *gguf, const char *key);
 const struct drllm_gguf_tensor *drllm_gguf_find_tensor(const struct drllm_gguf *gguf, const char *name);

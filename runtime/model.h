@@ -77,6 +77,7 @@ struct drllm_model {
     bool is_packed; /* from a packed file (packed_file.h), which says the following */
     uint64_t fingerprint;
     bool brings_routers;
+    bool data_stays; /* the bytes of routers stay where they are, too, and are used there (firmware.c) */
 
     char *name; /* zero-terminated general.name */
     size_t name_bytes;

@@ -57,6 +57,14 @@ static int open_run(struct drllm_router_run *run, struct drllm_error *error) {
         run->tail == NULL || run->quantised == NULL) {
         return drllm_fail(error, DRLLM_ERR_MEMORY, "not enough memory for the routers");
     }
+    if (routers->blocks[0].rows[DRLLM_ROUTER_FC1] != NULL) {
+        const size_t fc1 = drllm_packed_bytes(DRLLM_FORMAT_Q8C, routers->n_hidden, d_model);
+        const size_t fc2 = drllm_packed_bytes(DRLLM_FORMAT_Q8C, DRLLM_ROUTER_CLASSES, routers->n_hidden);
+        run->panels = drllm_keep(allocator, &run->kept, max_size(fc1, fc2), 1);
+        if (run->panels == NULL) {
+            return drllm_fail(error, DRLLM_ERR_MEMORY, "not enough memory for the routers");
+        }
+    }
     return routers->blocks[0].matrix[0].xnn != NULL ? open_xnnpack(run, n_rows, n_cols, error) : DRLLM_OK;
 }
 
@@ -100,7 +108,16 @@ static void scale_columns(float *restrict rows, size_t n_rows, size_t n_cols, co
 /* y [n_rows][rows of the matrix] = x * W^T */
 static bool multiply(struct drllm_router_run *run, size_t layer, enum drllm_router_matrix which, const float *x,
                      size_t n_rows, float *y) {
-    const struct drllm_matrix *matrix = &run->routers->blocks[layer].matrix[which];
+    const struct drllm_router *router = &run->routers->blocks[layer];
+    const struct drllm_matrix *matrix = &router->matrix[which];
+    struct drllm_matrix interleaved;
+    if (router->rows[which] != NULL) {
+        interleaved = *matrix;
+        interleaved.data = run->panels;
+        drllm_pack_panels(matrix->format, router->rows[which], router->scales[which], matrix->rows, matrix->cols,
+                          run->panels, 0, (matrix->rows + DRLLM_PANEL_ROWS - 1) / DRLLM_PANEL_ROWS);
+        matrix = &interleaved;
+    }
     struct drllm_activations activations;
     drllm_activations_init(&activations, run->quantised, n_rows, matrix->cols, drllm_matrix_quantisation(matrix));
     activations.x = x;

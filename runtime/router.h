@@ -13,6 +13,10 @@ struct drllm_router {
     struct drllm_matrix matrix[DRLLM_ROUTER_MATRICES];
     const float *bias[DRLLM_ROUTER_MATRICES]; /* [rows] */
     const float *input_scale;                 /* [d_model], of an int8 fc1 (runtime/router_file.h); otherwise NULL */
+    /* Of weights that are used where they lie (model->data_stays), the file's int8 rows: the matrix has no data, and is
+     * interleaved in the session's memory whenever it is used. */
+    const int8_t *rows[DRLLM_ROUTER_MATRICES];
+    const float *scales[DRLLM_ROUTER_MATRICES]; /* [rows] */
 };
 
 struct drllm_routers {
@@ -44,6 +48,7 @@ struct drllm_router_run {
     float *logits;    /* [n_windows][DRLLM_ROUTER_CLASSES] */
     float *tail;      /* for drllm_matmul */
     void *quantised;  /* for drllm_activations_init */
+    void *panels;     /* for a matrix that is used where it lies; otherwise NULL */
     bool has_xnnpack; /* what follows is there */
     struct drllm_xnn_input input;
     struct drllm_xnn_op *ops; /* [n_layers][DRLLM_ROUTER_MATRICES] */

@@ -169,6 +169,21 @@ static int pack(const struct builder *builder, const unsigned char *rows, const 
     return DRLLM_OK;
 }
 
+/* Nothing is copied: the file's bytes stay, as its caller promised. */
+static void use_in_place(const struct builder *builder, const struct drllm_router_tensor *tensor,
+                         struct drllm_router *router, enum drllm_router_matrix which) {
+    struct drllm_matrix *matrix = &router->matrix[which];
+    matrix->kernel = drllm_kernel_choose(matrix->format, builder->routers->model->cpu_features);
+    matrix->panel_bytes = drllm_packed_bytes(matrix->format, DRLLM_PANEL_ROWS, matrix->cols);
+    router->rows[which] = tensor->weight->data;
+    router->scales[which] = tensor->scales;
+    router->bias[which] = tensor->bias;
+    if (which == DRLLM_ROUTER_FC1) {
+        router->input_scale = tensor->input_scale;
+    }
+    builder->routers->weight_bytes += tensor->weight->size;
+}
+
 static int load_matrix(const struct builder *builder, size_t layer, enum drllm_router_matrix which) {
     const struct drllm_allocator *allocator = allocator_of(builder);
     const struct drllm_router_tensor *tensor = drllm_router_file_tensor(builder->file, layer, which);
@@ -176,6 +191,10 @@ static int load_matrix(const struct builder *builder, size_t layer, enum drllm_r
     struct drllm_matrix *matrix = &router->matrix[which];
     *matrix = (struct drllm_matrix){
         .format = builder->format, .rows = tensor->weight->dims[1], .cols = tensor->weight->dims[0]};
+    if (builder->routers->model->data_stays) {
+        use_in_place(builder, tensor, router, which);
+        return DRLLM_OK;
+    }
     const size_t row_bytes = matrix->cols * sizeof(float);
     const bool scales_input = which == DRLLM_ROUTER_FC1 && builder->format == DRLLM_FORMAT_Q8C;
     float *bias = drllm_keep(allocator, &builder->routers->kept, matrix->rows, sizeof *bias);
@@ -287,8 +306,13 @@ static int build(struct builder *builder) {
         return status;
     }
     const size_t n_layers = routers->model->config.n_layers;
+    if (routers->model->data_stays && !builder->file->int8) {
+        return drllm_fail(
+            builder->error, DRLLM_ERR_UNSUPPORTED,
+            "the routers are float32; make them int8 with 'drllm routers', so that they can be used in place");
+    }
     builder->format = routers->model->compute == DRLLM_COMPUTE_F32 ? DRLLM_FORMAT_F32 : DRLLM_FORMAT_Q8C;
-    builder->xnnpack = use_xnnpack(builder);
+    builder->xnnpack = !routers->model->data_stays && use_xnnpack(builder);
     routers->blocks = drllm_keep(allocator_of(builder), &routers->kept, n_layers, sizeof *routers->blocks);
     if (routers->blocks == NULL) {
         return out_of_memory(builder->error);

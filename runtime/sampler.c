@@ -175,6 +175,15 @@ static int32_t draw(const struct drllm_candidate *candidates, size_t n, double t
     return candidates[n - 1].token;
 }
 
+int drllm_session_reserve_candidates(struct drllm_session *session) {
+    const size_t n_vocab = session->model->config.n_vocab;
+    if (session->candidates == NULL) {
+        session->candidates = drllm_allocate(&session->allocator, n_vocab, sizeof *session->candidates);
+    }
+    return session->candidates != NULL ? DRLLM_OK
+                                       : drllm_session_fail(session, DRLLM_ERR_MEMORY, "not enough memory to sample");
+}
+
 int drllm_session_sample(struct drllm_session *session, struct drllm_sampler *sampler, int32_t *token) {
     if (session == NULL) {
         return DRLLM_ERR_ARGUMENT;
@@ -187,11 +196,9 @@ int drllm_session_sample(struct drllm_session *session, struct drllm_sampler *sa
     }
     const struct drllm_sampler_params *params = &sampler->params;
     const size_t n_vocab = session->model->config.n_vocab;
-    if (session->candidates == NULL) {
-        session->candidates = drllm_allocate(&session->allocator, n_vocab, sizeof *session->candidates);
-        if (session->candidates == NULL) {
-            return drllm_session_fail(session, DRLLM_ERR_MEMORY, "not enough memory to sample");
-        }
+    const int status = drllm_session_reserve_candidates(session);
+    if (status != DRLLM_OK) {
+        return status;
     }
     struct drllm_candidate *candidates = session->candidates;
     for (size_t i = 0; i < n_vocab; i++) {

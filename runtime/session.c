@@ -59,6 +59,13 @@ static void lay_out_scratch(struct drllm_scratch *scratch, const struct drllm_co
     scratch->quantised_d_ff = part(layout, drllm_activations_bytes(n_chunk, config->d_ff, all), 1);
 }
 
+size_t drllm_session_scratch_bytes(const struct drllm_config *config, size_t n_chunk, unsigned n_threads) {
+    struct drllm_scratch scratch;
+    struct layout layout = {0};
+    lay_out_scratch(&scratch, config, n_chunk, n_threads, &layout);
+    return layout.overflow ? SIZE_MAX : layout.used;
+}
+
 static bool allocate_scratch(struct drllm_session *session, size_t n_chunk) {
     struct drllm_scratch *scratch = &session->scratch;
     struct layout layout = {0};
@@ -117,6 +124,13 @@ static int check_params(const struct drllm_model *model, struct drllm_session_pa
     if (params->kv_type != DRLLM_KV_F16 && params->kv_type != DRLLM_KV_Q8_0) {
         return drllm_fail(error, DRLLM_ERR_ARGUMENT, "%d is no type of keys and values", (int)params->kv_type);
     }
+    const size_t n_layers = model->config.n_layers;
+    if (params->n_slots != 0 && params->n_slots < n_layers) {
+        return drllm_fail(error, DRLLM_ERR_ARGUMENT, "%zu slots for keys and values; the %zu blocks need one each",
+                          params->n_slots, n_layers);
+    }
+    params->n_slots = params->n_slots == 0 || params->n_slots > n_layers * DRLLM_MAX_COUNT ? n_layers * DRLLM_MAX_COUNT
+                                                                                           : params->n_slots;
     if (kv_format(model, params) == DRLLM_FORMAT_Q8_0 &&
         (model->config.head_dim % DRLLM_GROUP != 0 || model->config.head_dim > DRLLM_KV_Q8_0_MOST_DIM)) {
         return drllm_fail(error, DRLLM_ERR_UNSUPPORTED,
@@ -132,14 +146,15 @@ static int session_build(struct drllm_session *session, const struct drllm_sessi
     const struct drllm_config *config = &session->model->config;
     session->n_context = params->n_context;
     session->n_threads = params->n_threads;
-    session->threads = drllm_threads_create(params->n_threads);
-    if (session->threads == NULL) {
+    if (params->n_threads > 1) { /* NULL runs inline, and owns nothing outside the allocator */
+        session->threads = drllm_threads_create(params->n_threads);
+    }
+    if (params->n_threads > 1 && session->threads == NULL) {
         return drllm_fail(error, DRLLM_ERR_SYSTEM, "%u threads could not be started; ask for fewer", params->n_threads);
     }
     session->tokens = drllm_allocate(&session->allocator, params->n_context, sizeof *session->tokens);
-    int status =
-        drllm_kvcache_init(&session->kv, &session->allocator, config->n_layers * DRLLM_MAX_COUNT, config->n_kv_heads,
-                           config->head_dim, kv_format(session->model, params), params->n_context);
+    int status = drllm_kvcache_init(&session->kv, &session->allocator, params->n_slots, config->n_kv_heads,
+                                    config->head_dim, kv_format(session->model, params), params->n_context);
     session->decisions = drllm_allocate_zeroed(&session->allocator, config->n_layers, sizeof *session->decisions);
     session->next = drllm_allocate_zeroed(&session->allocator, config->n_layers, sizeof *session->next);
     session->program = drllm_allocate_zeroed(&session->allocator, config->n_layers, sizeof *session->program);

@@ -65,6 +65,7 @@ struct drllm_session {
     float *logits; /* [logits_rows][n_vocab]; the last token's are in row 0 */
     size_t logits_rows;
     bool has_logits;
+    bool is_reserved;                   /* by drllm_session_reserve: the rows of logits that are there must do */
     struct drllm_candidate *candidates; /* [n_vocab], from the first sampling on */
     struct drllm_xnn_session *xnn;      /* NULL when no matrix runs on XNNPACK */
 
@@ -120,12 +121,18 @@ void drllm_pass_embed(struct drllm_session *session, const struct drllm_pass *pa
 int drllm_pass_run_block(struct drllm_session *session, const struct drllm_pass *pass, size_t layer, size_t slot);
 int drllm_pass_logits(struct drllm_session *session, const struct drllm_pass *pass);
 
+/* forward.c: allocate now what a pass over the whole context will need, the sums of later turns (pool.h) if `pool`. */
+int drllm_session_reserve(struct drllm_session *session, bool pool);
+
 /* The segment that a row is in, at or behind segment number `from`. */
 size_t drllm_pass_segment(const struct drllm_pass *pass, size_t from, size_t row);
 
 /* depth.c: which tokens a pass for `n` new ones runs, and under what. A turn takes the session's depth, what follows a
  * prompt keeps the program. Fills in the pass, and session->next unless the routers decide. */
 void drllm_depth_plan(struct drllm_session *session, size_t n, bool is_turn, struct drllm_pass *pass);
+/* depth.c: how often block `layer` may run of the `count` times that are wanted, when the blocks ahead of it took n_used
+ * slots: a repeat must leave a slot for every block to come. */
+uint8_t drllm_depth_fit(const struct drllm_session *session, size_t layer, size_t n_used, uint8_t count);
 /* depth.c: session->next for a pass under the program of the context. */
 void drllm_depth_keep(struct drllm_session *session);
 /* depth.c: the routers came to another program than the context's: let the pass run all tokens. False if it does. */
@@ -152,6 +159,12 @@ size_t drllm_attention_bytes(const struct drllm_config *config);
  * the choices behind a prompt, can be computed. */
 int drllm_session_check_tokens(struct drllm_session *session, const int32_t *tokens, size_t n_tokens);
 int drllm_score_check(struct drllm_session *session, size_t n_prompt, const struct drllm_choice *choices, size_t n);
+
+/* session.c: what the session allocates for its scratch memory; SIZE_MAX on overflow. */
+size_t drllm_session_scratch_bytes(const struct drllm_config *config, size_t n_chunk, unsigned n_threads);
+
+/* sampler.c: allocate what sampling needs. */
+int drllm_session_reserve_candidates(struct drllm_session *session);
 
 /* CANCELLED, with the session's error set, once after drllm_session_cancel; otherwise DRLLM_OK. */
 int drllm_session_check_cancel(struct drllm_session *session);

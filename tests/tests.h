@@ -37,6 +37,7 @@
     X(kjv)                   \
     X(parity)                \
     X(routed)                \
+    X(firmware)              \
     X(questions)             \
     X(search)                \
     X(mpi)                   \

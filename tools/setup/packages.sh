@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install the system packages that a build needs and that are missing.
 #
-# usage: packages.sh [--check] GROUP...     groups: build model cross cross-armhf mpi lint link fuzz tiny android android-sample
+# usage: packages.sh [--check] GROUP...     groups: build model cross cross-armhf firmware mpi lint link fuzz tiny android android-sample
 #                                                   python deb deb-test arm-test
 #   --check  install nothing: fail, with the line to paste, if something is missing
 #
@@ -46,6 +46,10 @@ for arg; do
         deb)
             packages+=(dpkg-dev binutils xz-utils)
             commands+=(dpkg-deb objdump xz)
+            ;;
+        firmware)
+            packages+=(gcc-arm-none-eabi libnewlib-arm-none-eabi gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm python3)
+            commands+=(arm-none-eabi-gcc aarch64-linux-gnu-gcc qemu-system-arm qemu-system-aarch64 python3)
             ;;
         mpi)
             packages+=(libopenmpi-dev openmpi-bin)
