@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The Debian packages for Raspberry Pi, installed by dpkg into a Debian 12 of their architecture and run under qemu-user on the
-# cores of Raspberry Pi Zero 2 W and 3 (cortex-a53), 4 (cortex-a72), 5 (cortex-a76), on all that qemu knows (max), and for 32
-# bits on those of Raspberry Pi 2 (cortex-a7) and on max. `make test-arm` calls this.
+# The Debian packages for Raspberry Pi. That for 64 bits is installed by dpkg into a Debian 12 and run in it under qemu-user on
+# the cores of Raspberry Pi Zero 2 W and 3 (cortex-a53), 4 (cortex-a72), 5 (cortex-a76), and on all that qemu knows (max). That
+# for 32 bits is unpacked into one, since proot does not carry dpkg of 32 bits, and run on those of Raspberry Pi 2 (cortex-a7)
+# and on max. `make test-arm` calls this.
 #
 # usage: tests/arm.sh [arm64] [armhf]     (default: both); the last line is "N passed, N failed"
 # Environment: DRLLM_TEST_MODEL (default: the model in the cache), MAKE.
@@ -20,7 +21,23 @@ trap 'rm -rf "$scratch"' EXIT
 # in_tree CPU COMMAND...: in the tree of this round
 in_tree() { tools/setup/in_tree.sh "$tree" "$arch" "$@"; }
 
+# program CPU ARGUMENT...: drllm of the package, with the tree's C library
+program() {
+    local cpu=$1
+    shift
+    if [ "$arch" = armhf ]; then
+        "$qemu" -cpu "$cpu" -L "$tree" "$tree/usr/bin/drllm" "$@"
+    else
+        in_tree "$cpu" drllm "$@"
+    fi
+}
+
 install_package() {
+    if [ "$arch" = armhf ]; then
+        dpkg-deb -x "$package" "$tree" && [ "$(dpkg-deb -f "$package" Architecture)" = armhf ]
+        return
+    fi
+    # shellcheck disable=SC2016 # dpkg-query's own
     cp "$package" "$tree/drllm.deb" && in_tree "$old" dpkg -i /drllm.deb && rm "$tree/drllm.deb" &&
         [ "$(in_tree "$old" dpkg-query -W -f '${Status} ${Architecture}' drllm)" = "install ok installed $arch" ] &&
         [ -z "$(in_tree "$old" dpkg --verify drllm)" ]
@@ -29,7 +46,7 @@ install_package() {
 # answers CPU KERNELS: the same text as on the machine that builds, by the kernels that this core should get
 answers() {
     local said
-    in_tree "$1" drllm run -v -m /model.gguf -q --temp 0 -n 12 -t 1 -p "$prompt" >"$scratch/text" 2>"$scratch/said" || {
+    program "$1" run -v -m "$inside/model.gguf" -q --temp 0 -n 12 -t 1 -p "$prompt" >"$scratch/text" 2>"$scratch/said" || {
         cat "$scratch/said"
         return 1
     }
@@ -40,7 +57,7 @@ answers() {
 }
 
 routed_answers() {
-    in_tree "$1" drllm run -m /model.gguf -r "$routers" --raw --temp 0 -n 2 -t 1 --json -q -p "$review" >"$scratch/routed.json" &&
+    program "$1" run -m "$inside/model.gguf" -r "$inside$routers" --raw --temp 0 -n 2 -t 1 --json -q -p "$review" >"$scratch/routed.json" &&
         python3 -c '
 import json, sys
 got, wanted = (json.load(open(path)) for path in sys.argv[1:])
@@ -88,15 +105,18 @@ round() {
     base=$(tools/setup/arm_tree.sh "$arch") || return
     tree=$scratch/$arch
     cp -a "$base" "$tree" && ln "$model" "$tree/model.gguf" 2>/dev/null || cp "$model" "$tree/model.gguf" || return
-    case_of "$arch: the package installs on Debian 12" install_package
+    inside=
+    [ "$arch" != armhf ] || inside=$tree
+    case_of "$arch: the package goes into Debian 12" install_package
     while [ $# != 0 ]; do
         case_of "$arch: $1 answers as this machine does, by $2" answers "$1" "$2"
         shift 2
     done
-    case_of "$arch: $new gets $new_kernels without /sys, too" picks_without_sys "$new" "$new_kernels"
+    [ "$arch" = armhf ] ||
+        case_of "$arch: $new gets $new_kernels without /sys, too" picks_without_sys "$new" "$new_kernels"
     case_of "$arch: $old runs the package's routers" routed_answers "$old"
     case_of "$arch: drllm serve on $new" serves "$new"
-    case_of "$arch: the package goes without a trace" purge_package
+    [ "$arch" = armhf ] || case_of "$arch: the package goes without a trace" purge_package
 }
 
 # round ARCH CROSS CPU KERNELS...; old and new: the cores of the other tests

@@ -81,7 +81,7 @@ fi
 
 case $triple in
     '') cross='' ;;
-    arm-*) cross=cross-armhf ;;
+    arm-*) cross='cross-armhf' ;;
     *) cross=cross ;;
 esac
 # shellcheck disable=SC2086 # a word or none

@@ -11,8 +11,8 @@ if [ "$1" = --no-sys ]; then # as in containers that hide it
 fi
 folder=$1 cpu=$3
 case $2 in
-    arm64) qemu=qemu-aarch64 ;;
-    armhf) qemu=qemu-arm ;;
+    arm64) qemu='qemu-aarch64' ;;
+    armhf) qemu='qemu-arm' ;;
     *)
         echo "in_tree.sh: unknown architecture $2" >&2
         exit 1
