@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # All tests, part by part; `make test` calls this.
 #
-# usage: tests/run.sh [PART]...     parts: packages native sanitizers mpi arm64 clang linking serve deb arm lint (default: all)
+# usage: tests/run.sh [PART]...     parts: packages native sanitizers mpi arm64 clang linking serve deb arm firmware android lint
+#       (default: all)
 #
 # A part that fails does not keep the next one from running. The last line is the sum, "N passed, N failed"; the exit status is
 # 0 only if none failed. A part that builds or checks something without counting counts as one.
@@ -79,6 +80,10 @@ part_deb() { part deb build test-deb; }
 
 part_arm() { part arm build test-arm; }
 
+part_firmware() { part firmware build test-firmware; }
+
+part_android() { part android build test-android; }
+
 part_clang() { part clang-build build CC=clang BUILD=build/clang build/clang/libdrllm.a; }
 
 # After the parts whose builds it uses.
@@ -93,7 +98,7 @@ fi
 export DRLLM_TEST_SHARED=${DRLLM_TEST_SHARED-}
 
 parts=("$@")
-[ $# != 0 ] || parts=(packages native sanitizers mpi arm64 clang linking serve deb arm lint)
+[ $# != 0 ] || parts=(packages native sanitizers mpi arm64 clang linking serve deb arm firmware android lint)
 for name in "${parts[@]}"; do
     if declare -F "part_$name" >/dev/null; then
         "part_$name"

@@ -28,11 +28,11 @@ deb_program := $(deb)/drllm
 deb_licenses = $(patsubst %,$(deps)/licenses/%,$(if $(filter 0,$(XNNPACK)),,xnnpack) pthreadpool cpuinfo fxdiv utf8proc cjson) \
     $(if $(http),$(http)/licenses/libmicrohttpd)
 
-.PHONY: deb deb-install
+.PHONY: deb
 deb: $(deb_program) $(lib) ## a Debian package of all this, in build/deb (with CROSS in build/CROSS/deb)
 	@tools/setup/packages.sh deb $(cross_packages)
 	@rm -rf $(deb)/tree $(deb)/*.deb
-	@$(MAKE) --no-print-directory $(if $(wildcard tools/setup/install.mk),install,deb-install) \
+	@$(MAKE) --no-print-directory install \
 	    DESTDIR="$(abspath $(deb))/tree" PREFIX=/usr LIBDIR=/usr/lib/$(deb_triple) DOCDIR=/usr/share/doc/drllm >/dev/null
 	@DEB_ARCH=$(deb_arch) OBJDUMP=$(CROSS)objdump STRIP=$(CROSS)strip tools/deb/build.sh $(deb)/tree $(deb_program) $(deb_licenses)
 
@@ -40,15 +40,7 @@ deb: $(deb_program) $(lib) ## a Debian package of all this, in build/deb (with C
 $(deb_program): $(call objects,$(tool_src)) $(lib) $(BUILD)/sources
 	@mkdir -p $(@D)
 	$(call say,LINK) $(cc) $(filter-out -static,$(ldflags)) -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(CFLAGS) $(LDFLAGS) -o $@ \
-	    $(filter %.o,$^) $(lib) $(call dep_files,cjson $(lib_deps)) $(http_lib) -lm
-
-# What `make install` does, where there is none.
-deb-install: $(program) $(lib)
-	install -D -m 755 $(program) $(DESTDIR)/usr/bin/drllm
-	install -D -m 644 $(lib) $(DESTDIR)$(LIBDIR)/libdrllm.a
-	$(CROSS)strip --strip-debug $(DESTDIR)$(LIBDIR)/libdrllm.a
-	install -D -m 644 -t $(DESTDIR)/usr/include/drllm runtime/drllm.h runtime/drllm_os.h
-	install -D -m 644 -t $(DESTDIR)/usr/share/drllm/routers examples/routers/*.gguf
+	    $(filter %.o,$^) $(lib) $(call dep_files,cjson utf8proc $(lib_deps)) $(http_lib) -lm
 
 .PHONY: test-arm
 test-arm: ## the packages for Raspberry Pi, installed and run in Debian 12 trees under qemu-user
