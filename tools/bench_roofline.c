@@ -173,7 +173,7 @@ int bench_roofline_write(const char *path, const struct kernel_bench *kernels, c
         }
     }
     int exit_code = TOOL_FAILED;
-    if (roofline.peak > 0.0 && roofline.bandwidth > 0.0) {
+    if (shape != NULL && roofline.peak > 0.0 && roofline.bandwidth > 0.0) {
         add_models(&roofline, models);
         add_roof(&roofline);
         exit_code = write_plot(&roofline, shape, path);

@@ -26,8 +26,10 @@ void bench_tokens_summarise(struct bench_tokens *tokens, uint64_t *ns, size_t n)
         return;
     }
     qsort(ns, n, sizeof *ns, by_duration);
-    tokens->median = (double)ns[n / 2] / 1e6;
-    tokens->p99 = (double)ns[(n - 1) * 99 / 100] / 1e6;
+    const size_t middle = n / 2;
+    const size_t hundredth = (n - 1) * 99 / 100;
+    tokens->median = (double)ns[middle] / 1e6;
+    tokens->p99 = (double)ns[hundredth] / 1e6;
     tokens->most = (double)ns[n - 1] / 1e6;
     for (size_t i = 0; i < n; i++) {
         tokens->late[bin_of((double)ns[i] / 1e6 - tokens->median)]++;

@@ -222,7 +222,8 @@ static double kv_bytes(const struct inspect_options *options, const struct drllm
     }
     const enum drllm_format format = options->kv == DRLLM_KV_Q8_0 ? DRLLM_FORMAT_Q8_0 : DRLLM_FORMAT_F16;
     const double keys = (double)drllm_kv_key_bytes(format, (size_t)head_dim) / DRLLM_KV_BLOCK;
-    const double values = (double)drllm_kv_value_bytes(format, (size_t)head_dim) / (double)drllm_kv_value_positions(format);
+    const double values =
+        (double)drllm_kv_value_bytes(format, (size_t)head_dim) / (double)drllm_kv_value_positions(format);
     return (double)layers * (double)kv_heads * (keys + values);
 }
 

@@ -45,7 +45,7 @@ xnnpack_options='-DXNNPACK_ENABLE_KLEIDIAI=OFF -DXNNPACK_ENABLE_ARM_SME=OFF -DXN
     -DXNNPACK_ENABLE_ARM_BF16=OFF -DXNNPACK_ENABLE_ARM_FP16_SCALAR=OFF -DXNNPACK_ENABLE_ARM_FP16_VECTOR=OFF'
 
 # --- arguments, and the key of this build in the cache ---------------------------------------------------------------------
-print=0 xnnpack=1 triple= sources_to=
+print=0 xnnpack=1 triple='' sources_to=''
 if [ "${1-}" = --sources ]; then
     [ $# = 2 ] || die "--sources takes one folder"
     sources_to=$2

@@ -20,7 +20,7 @@ libmicrohttpd 1.0.1 a89e09fc9b4de34dde19f4fcb4faaa1ce10299b9908db1132bbfa1de4788
 END
 }
 suites='trixie'
-cflags='-O2 -g -fPIC -ffunction-sections -fdata-sections'
+cflags='-O2 -g -fPIC -ffunction-sections -fdata-sections -ffile-prefix-map=WORK=.' # messages name source files
 options='--disable-shared --enable-static --disable-https --disable-curl --disable-doc --disable-examples --disable-tools
     --disable-postprocessor --disable-dauth --disable-bauth --disable-httpupgrade --disable-cookie --disable-experimental'
 
@@ -74,7 +74,7 @@ note "building libmicrohttpd for $target, once"
 # shellcheck disable=SC2086 # the options are to be split
 (
     cd "$work/build" &&
-        "$work/src/libmicrohttpd/configure" ${triple:+--host="$triple"} CC="$cc" CFLAGS="$cflags" $options &&
+        "$work/src/libmicrohttpd/configure" ${triple:+--host="$triple"} CC="$cc" CFLAGS="${cflags//WORK/$work}" $options &&
         make -j "${DEPS_JOBS:-$(getconf _NPROCESSORS_ONLN)}" -C src/microhttpd
 ) >"$log" 2>&1 </dev/null || failed
 
