@@ -100,7 +100,8 @@ static size_t count_ticks(const struct axis *axis) {
 static double tick_value(const struct axis *axis, size_t i) {
     static const double factors[] = {1.0, 2.0, 5.0};
     if (axis->logarithmic) {
-        return factors[i % 3] * pow(10.0, axis->low + (double)(i / 3));
+        const size_t power = i / 3;
+        return factors[i % 3] * pow(10.0, axis->low + (double)power);
     }
     const double value = axis->low + (double)i * axis->step;
     return fabs(value) < axis->step / 2 ? 0.0 : value;
