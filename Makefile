@@ -170,7 +170,7 @@ demo-train: packages ## from questions to routers: search, training and evaluati
 check: $(runner) $(program) ## the fast tests
 	$(test_env) $(runner) --fast
 
-test: ## all tests: native, sanitizers, MPI, arm64 under qemu, clang, linking, lint
+test: ## all tests: native, sanitizers, MPI, arm64 under qemu, clang, linking, serve, packages, firmware, Android, lint
 	@+MAKE="$(MAKE)" tests/run.sh
 
 clean: ## remove what was built here

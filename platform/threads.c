@@ -26,6 +26,7 @@ enum {
     WINDOW_NS = 20 * 1000 * 1000, /* of work, that the waiting is a share of */
     TOLERATED_NS = 100 * 1000,    /* of waiting a region, which a wake-up may take */
     SHORTEST_HOLD_NS = 400 * 1000 * 1000,
+    LONGEST_NS = 500 * 1000 * 1000, /* of a region that is judged */
 };
 static const uint64_t longest_hold_ns = 4000u * 1000 * 1000;
 
@@ -36,6 +37,7 @@ struct drllm_threads {
     size_t level;                /* of the pool in use */
     uint64_t window_ns, lost_ns; /* time in regions, and the part of it that was waiting */
     uint64_t retry_ns, hold_ns;  /* when to try the larger pool again, and how long after the next failure */
+    bool rising;                 /* the pool in use is one that is tried again, not judged yet */
 };
 
 static void *wait_for_gate(void *gate) {
@@ -147,10 +149,14 @@ static void start_window(struct drllm_threads *threads, size_t level) {
     threads->lost_ns = 0;
 }
 
-/* A region that began at start_ns is over. Waiting as long as one of the caller's own tasks takes is nobody's fault. */
+/* A region that began at start_ns is over. Waiting twice as long as the caller's longest task, and as a wake-up takes, is
+ * nobody's fault; nor is what long and unequal tasks bring with them. */
 static void look_back(struct drllm_threads *threads, const struct watched *watched, uint64_t start_ns) {
     const uint64_t now = drllm_clock_ns();
     const uint64_t waited = now - watched->end_ns;
+    if (now - start_ns > LONGEST_NS) {
+        return;
+    }
     const uint64_t tolerated = TOLERATED_NS + 2 * watched->longest_ns;
     threads->window_ns += now - start_ns;
     threads->lost_ns += waited > tolerated ? waited : 0;
@@ -160,16 +166,23 @@ static void look_back(struct drllm_threads *threads, const struct watched *watch
     if (threads->lost_ns * 4 > threads->window_ns) {
         threads->retry_ns = now + threads->hold_ns;
         threads->hold_ns = threads->hold_ns * 2 < longest_hold_ns ? threads->hold_ns * 2 : longest_hold_ns;
+        threads->rising = false;
         start_window(threads, threads->level + 1);
-    } else {
-        threads->hold_ns = SHORTEST_HOLD_NS;
-        start_window(threads, threads->level);
+        return;
     }
+    if (threads->rising) { /* it is good again: on to the next larger one */
+        threads->rising = false;
+        threads->hold_ns = SHORTEST_HOLD_NS;
+        threads->retry_ns = now;
+    }
+    start_window(threads, threads->level);
 }
 
 void drllm_threads_run(struct drllm_threads *threads, drllm_task_fn task, void *context, size_t n_tasks) {
     const uint64_t start_ns = threads != NULL && threads->n_levels != 0 && n_tasks > 1 ? drllm_clock_ns() : 0;
     if (start_ns != 0 && threads->level != 0 && start_ns >= threads->retry_ns) {
+        threads->rising = true;
+        threads->retry_ns = UINT64_MAX; /* until this one is judged */
         start_window(threads, threads->level - 1);
     }
     if (start_ns == 0 || threads->level == threads->n_levels) {

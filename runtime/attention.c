@@ -52,10 +52,9 @@ struct attention_rows {
     float *max;      /* [n] */
     float *sum;      /* [n] */
     float *factor;   /* [n]: what the outputs so far are worth now that a tile's scores are known */
-    float *
-        expanded; /* [TILE_KEYS][head_dim]: a tile of keys or values when there are many rows; of a Q8_0 cache [n][head_dim],
-                      * a tile's weighted values */
-    struct drllm_activations quantised_queries, weights; /* of a Q8_0 cache */
+    float *expanded; /* [TILE_KEYS][head_dim]: a tile of keys or values, when there are many rows */
+    /* Of a Q8_0 cache; its `expanded` is [n][head_dim], a tile's weighted values. */
+    struct drllm_activations quantised_queries, weights;
     void *weights_memory;
 };
 

@@ -102,9 +102,15 @@ round() {
     local cross=$2 base
     shift 2
     package=$(compgen -G "build/${cross%-}/deb/*_$arch.deb")
-    base=$(tools/setup/arm_tree.sh "$arch") || return
+    base=$(tools/setup/arm_tree.sh "$arch") || {
+        case_of "$arch: a Debian 12 to put it into" false
+        return
+    }
     tree=$scratch/$arch
-    cp -a "$base" "$tree" && ln "$model" "$tree/model.gguf" 2>/dev/null || cp "$model" "$tree/model.gguf" || return
+    { cp -a "$base" "$tree" && { ln "$model" "$tree/model.gguf" 2>/dev/null || cp "$model" "$tree/model.gguf"; }; } || {
+        case_of "$arch: a copy of that tree" false
+        return
+    }
     inside=
     [ "$arch" != armhf ] || inside=$tree
     case_of "$arch: the package goes into Debian 12" install_package
@@ -132,7 +138,7 @@ armhf() {
 
 rounds=("$@")
 [ $# != 0 ] || rounds=(arm64 armhf)
-tools/setup/packages.sh arm-test || exit
+tools/setup/packages.sh build model cross cross-armhf deb arm-test || exit
 "$make" --no-print-directory build/drllm >"$scratch/log" 2>&1 || { tail "$scratch/log"; exit 1; }
 build/drllm run -m "$model" -q --temp 0 -n 12 -t 1 -p "$prompt" >"$scratch/expected" || exit
 build/drllm run -m "$model" -r examples/routers/smollm2-135m-instruct-q4_1.gguf --raw --temp 0 -n 2 -t 1 --json -q -p "$review" \

@@ -42,7 +42,10 @@ part() {
 build() { $make --no-print-directory "${jobs[@]}" "$@"; }
 
 # The libraries and the model, each with its own message if it cannot be had.
-packages() { tools/setup/packages.sh build model cross mpi lint && build deps && build deps CROSS=aarch64-linux-gnu- && build model; }
+packages() {
+    tools/setup/packages.sh build model cross cross-armhf mpi lint link python deb deb-test arm-test firmware android &&
+        build deps && build deps CROSS=aarch64-linux-gnu- && build model
+}
 
 part_packages() { part packages packages; }
 

@@ -415,8 +415,7 @@ static void test_context(void **state) {
 }
 
 /* The cache grows from 64 positions by half; what is in it stays, also behind a rewind to the middle of a block of
- * keys. */
-/* Bytes of a position of one head. */
+ * keys. key_bytes, value_bytes: of a position of one head. */
 static void check_growing_cache(enum drllm_kv_type kv_type, uint64_t key_bytes, uint64_t value_bytes) {
     enum { N = 400, ROOM = 448 }; /* whole tiles of 64 */
     struct tiny_options options = tiny_default_options();

@@ -1,6 +1,7 @@
 /* drllm bench: tokens a second, beside what the machine's memory would allow. */
 #include "tools/bench.h"
 #include "platform/clock.h"
+#include "quant/kv_block.h"
 #include "runtime/drllm_os.h"
 #include "tools/bandwidth.h"
 #include "tools/bench_kernels.h"
@@ -75,13 +76,14 @@ static void summarise(struct row *row, size_t n) {
     free(sorted);
 }
 
-/* The weights that the program reads, and the F16 keys and values of all positions so far, on average over the
- * generation. */
-static double bytes_per_token(const struct row *row) {
+/* The weights that the program reads, and the keys and values of all positions so far, on average over the generation. */
+static double bytes_per_token(const struct row *row, enum drllm_format kv) {
     const struct drllm_model_info *info = &row->info;
     const double n_executions = (double)info->n_layers - row->depth.saved;
     const double blocks = ((double)info->weight_bytes - (double)info->head_bytes) / (double)info->n_layers;
-    const double kv_position = 2.0 * 2.0 * n_executions * (double)(info->n_kv_heads * info->head_dim);
+    const double keys = (double)drllm_kv_key_bytes(kv, info->head_dim) / DRLLM_KV_BLOCK;
+    const double values = (double)drllm_kv_value_bytes(kv, info->head_dim) / (double)drllm_kv_value_positions(kv);
+    const double kv_position = n_executions * (double)info->n_kv_heads * (keys + values);
     return (double)info->weight_bytes - row->depth.saved * blocks + kv_position * ((double)row->n_gen + 1.0) / 2.0;
 }
 
@@ -159,7 +161,11 @@ static int measure_row(const struct bench *bench, struct drllm_session *const se
         bench_depth_summarise(&row->depth, &bench->depth, sessions, row->pass_ns, repetitions, n,
                               router_ns(sessions[BENCH_ASKED]) - router_before);
     }
-    row->bytes_per_token = row->n_gen != 0 ? bytes_per_token(row) : 0.0;
+    const struct model_options *options = &bench->options->model;
+    const enum drllm_format kv = options->compute == DRLLM_COMPUTE_F32 ? DRLLM_FORMAT_F32
+                                 : options->kv == DRLLM_KV_Q8_0        ? DRLLM_FORMAT_Q8_0
+                                                                       : DRLLM_FORMAT_F16;
+    row->bytes_per_token = row->n_gen != 0 ? bytes_per_token(row, kv) : 0.0;
     fprintf(stderr, "%s, %s %zu, %u threads: %.2f tokens/s\n", row->path, row->n_gen != 0 ? "generate" : "prompt", n,
             row->n_threads, row->median);
     return TOOL_OK;

@@ -100,6 +100,9 @@ static void add_models(struct roofline *roofline, const struct bench *models) {
         if (first != 0 && models->rows[first - 1].path == path) {
             continue;
         }
+        if (roofline->n_lines + 1 == MOST_LINES) {
+            return; /* the last is the roof's */
+        }
         struct plot_point *points = allocate(models->n_rows, sizeof *points);
         size_t n = 0;
         for (size_t i = first; i < models->n_rows && models->rows[i].path == path; i++) {

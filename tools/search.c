@@ -316,7 +316,7 @@ static int search_one_by_one(struct search *search) {
             return exit_code;
         }
         if (search->options->mean_saved <= 0.0) {
-            choose_alone(&search->parts, search->options->per != PER_EXAMPLE, &search->paths[i]);
+            choose_alone(&search->parts, true, &search->paths[i]);
             finish_group(search, i);
         }
         progress_show(&progress, i + 1);

@@ -185,7 +185,7 @@ int serve_main(const struct command *command, int argc, char **argv) {
         OPT_INTEGER(0, "queue", &options.n_waiting, "N", 0, 1000, "requests that may wait while one is answered"),
         OPT_INTEGER(0, "max-body", &options.most_body, "BYTES", 1024, 1 << 30, "largest request"),
         OPT_INTEGER(0, "timeout", &options.most_seconds, "S", 1, 3600,
-                    "seconds that a request may take to come in, and a connection be idle"),
+                    "seconds that a body may take to come in, and a connection be idle"),
         OPT_REAL(0, "temp", &options.temperature, "X", 0, 100, "temperature where a request has none"),
         OPT_INTEGER(0, "top-k", &options.top_k, "N", 0, 1 << 30, "the same for top_k; 0: off"),
         OPT_REAL(0, "top-p", &options.top_p, "X", 0, 1, "the same for top_p; 1: off"),

@@ -151,7 +151,9 @@ static int generate(struct answering *answering, struct drllm_sampler *sampler) 
         return status;
     }
     const bool has_ended = result.reason == DRLLM_STOP_END;
-    if (has_ended && answering->request->wants_log_probs) {
+    /* Unless text that was held back came with it. */
+    if (has_ended && answering->request->wants_log_probs &&
+        drllm_session_n_tokens(answering->session) != answering->n_seen) {
         add_predicted(answering, result.token, drllm_session_logits(answering->session));
     }
     choice->finish_reason = has_ended || result.reason == DRLLM_STOP_STRING ? "stop" : "length";

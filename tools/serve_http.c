@@ -232,9 +232,11 @@ static void log_exchange(const struct exchange *exchange) {
         n_prompt += exchange->job.choices[i].n_prompt;
         n_generated += exchange->job.choices[i].n_generated;
     }
+    flockfile(stderr); /* one line, whoever else writes */
     fprintf(stderr, "%s ", exchange->method);
     print_plain(stderr, exchange->path, strlen(exchange->path));
     fprintf(stderr, " %d %.1f ms, %zu + %zu tokens\n", exchange->status, ms, n_prompt, n_generated);
+    funlockfile(stderr);
 }
 
 /* Also when the client went away in the middle. */

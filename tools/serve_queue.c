@@ -173,6 +173,7 @@ struct serve_queue *serve_queue_open(const struct serve_model *model, struct drl
     pthread_cond_init(&queue->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
     if (pthread_create(&queue->thread, NULL, answer_all, queue) != 0) {
+        report(model->command, "cannot start a thread");
         free(queue);
         return NULL;
     }

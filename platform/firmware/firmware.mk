@@ -20,7 +20,7 @@ fw_isas_cortex-a53 := neon neondot neoni8mm
 fw_machine := $(fw_machine_$(fw_cpu))
 fw_isas := $(fw_isas_$(fw_cpu))
 
-# Not part of it: files and cores (open.c), what writes packed models what searches programs, and benchmarks.
+# Not part of it: files and cores (open.c), what writes packed models, what searches programs, and benchmarks.
 fw_out := runtime/open.c runtime/packed_write.c runtime/probe.c $(foreach isa,$(filter-out $(fw_isas),$(isas)),$(wildcard quant/*_$(isa).c)) \
     $(wildcard quant/peak*.c)
 fw_src := $(filter-out $(fw_out),$(sort $(wildcard runtime/*.c quant/*.c platform/firmware/*.c))) platform/threads_serial.c

@@ -28,9 +28,13 @@ deb_program := $(deb)/drllm
 deb_licenses = $(patsubst %,$(deps)/licenses/%,$(if $(filter 0,$(XNNPACK)),,xnnpack) pthreadpool cpuinfo fxdiv utf8proc cjson) \
     $(if $(http),$(http)/licenses/libmicrohttpd)
 
-.PHONY: deb
-deb: $(deb_program) $(lib) ## a Debian package of all this, in build/deb (with CROSS in build/CROSS/deb)
-	@tools/setup/packages.sh deb $(cross_packages)
+# The packages come first, and what this makefile asks the compiler is asked anew behind them.
+.PHONY: deb deb-package
+deb: ## a Debian package of all this, in build/deb (with CROSS in build/CROSS/deb)
+	@tools/setup/packages.sh build deb $(cross_packages)
+	@+$(MAKE) --no-print-directory deb-package
+
+deb-package: $(deb_program) $(lib)
 	@rm -rf $(deb)/tree $(deb)/*.deb
 	@$(MAKE) --no-print-directory install \
 	    DESTDIR="$(abspath $(deb))/tree" PREFIX=/usr LIBDIR=/usr/lib/$(deb_triple) DOCDIR=/usr/share/doc/drllm >/dev/null

@@ -183,13 +183,14 @@ public final class DrLlm implements AutoCloseable {
     private Generation answer(String[] roles, String[] contents, GenerateOptions options, TextListener listener)
             throws DrLlmException {
         final long[] numbers = new long[7];
-        for (String text : options.stop) {
+        final String[] stop = options.stop; // what is checked is what is used
+        for (String text : stop) {
             check(text, "a stop text");
         }
         final long mine = enter();
         try {
             nativeSetDepth(mine, currentAsked(), currentPower());
-            final String[] texts = nativeAnswer(mine, roles, contents, options.stop, options.maxTokens, options.temperature,
+            final String[] texts = nativeAnswer(mine, roles, contents, stop, options.maxTokens, options.temperature,
                     options.topK, options.topP, options.minP, options.repeatPenalty, options.repeatLast, options.seed,
                     listener, numbers);
             return new Generation(texts[0], texts[1], numbers);
