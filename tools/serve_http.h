@@ -6,7 +6,7 @@
 
 struct serve_http_options {
     size_t most_body;      /* bytes */
-    unsigned most_seconds; /* that a request may take to come in, and that a connection may be idle */
+    unsigned most_seconds; /* that a body may take to come in, and that a connection may be idle */
     unsigned most_connections;
     bool is_local; /* bound to a loopback address: only names of this machine are taken as Host */
     bool quiet;
