@@ -7,6 +7,9 @@
 #   work       where sources go, in $work/src/NAME
 # shellcheck shell=bash disable=SC2154 # see above
 
+# What make was told for drllm is not for them: their flags are part of the name that they are kept under.
+unset CFLAGS CXXFLAGS CPPFLAGS LDFLAGS
+
 # The URI of Debian's archive that this machine uses, from either form of apt's source lists.
 mirror() {
     cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
