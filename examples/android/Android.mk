@@ -48,13 +48,13 @@ include $(BUILD_STATIC_LIBRARY)
 drllm_isas := avx2 avx512 avx512vnni avxvnni neon neondot neoni8mm mve dsp
 drllm_isas_x86_64 := avx2 avx512 avx512vnni avxvnni
 drllm_isas_arm64-v8a := neon neondot neoni8mm
-drllm_isas_armeabi-v7a :=
+drllm_isas_armeabi-v7a := neon
 drllm_own_isas := $(drllm_isas_$(TARGET_ARCH_ABI))
 drllm_flags_avx2 := -mavx2 -mfma -mf16c
 drllm_flags_avxvnni := $(drllm_flags_avx2) -mavxvnni
 drllm_flags_avx512 := $(drllm_flags_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd
 drllm_flags_avx512vnni := $(drllm_flags_avx512) -mavx512vnni
-drllm_flags_neon :=
+drllm_flags_neon := $(if $(filter armeabi-v7a,$(TARGET_ARCH_ABI)),-mfpu=neon-vfpv4)
 drllm_flags_neondot := -march=armv8.2-a+dotprod
 drllm_flags_neoni8mm := -march=armv8.2-a+dotprod+i8mm
 
