@@ -79,25 +79,9 @@ if [ $print = 1 ] || { [ -z "$sources_to" ] && [ -e "$prefix/.complete" ]; }; th
     exit 0
 fi
 
-case $triple in
-    '') cross='' ;;
-    arm-*) cross='cross-armhf' ;;
-    *) cross=cross ;;
-esac
-# shellcheck disable=SC2086 # a word or none
-"$here/packages.sh" --check build $cross
-mkdir -p "$cache/deps" "$cache/downloads" "$cache/build"
-exec 9>"$cache/deps/.$name.lock"
-flock -n 9 || { note "waiting for another build of the libraries"; flock 9; }
-if [ -e "$prefix/.complete" ]; then
-    echo "$prefix"
-    exit 0
-fi
+begin_build "the libraries"
 
 # --- sources ---------------------------------------------------------------------------------------------------------------
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/drllm-deps.XXXXXX")
-trap 'rm -rf "$scratch"' EXIT
-trap 'exit 130' INT TERM
 work=$cache/build/$name # kept until all is done, so that an interrupted build goes on where it was
 mkdir -p "$work/src"
 for source in xnnpack pthreadpool cpuinfo fxdiv utf8proc cjson cmocka; do get $source; done

@@ -3,12 +3,34 @@
 #              which are used where apt has no such tarball. Instead of a commit, "tarball": the address is that very file.
 #   suites     Debian's suites that have these versions
 #   file_pins  checksums of what is compiled of a repository that is fetched by tag
-#   scratch    a folder of the run
+#   triple, name, prefix   of what is built, for begin_build, which makes scratch, a folder of the run
 #   work       where sources go, in $work/src/NAME
 # shellcheck shell=bash disable=SC2154 # see above
 
 # What make was told for drllm is not for them: their flags are part of the name that they are kept under.
 unset CFLAGS CXXFLAGS CPPFLAGS LDFLAGS
+
+# begin_build WHAT: what building for $triple needs is there, nobody else builds $name, and $scratch is made. Where somebody has
+# built it meanwhile, $prefix is printed and the script ends.
+begin_build() {
+    local cross=cross
+    case $triple in
+        '') cross='' ;;
+        arm-*) cross='cross-armhf' ;;
+    esac
+    # shellcheck disable=SC2086 # a word or none
+    "$here/packages.sh" --check build $cross
+    mkdir -p "$cache/deps" "$cache/downloads" "$cache/build"
+    exec 9>"$cache/deps/.$name.lock"
+    flock -n 9 || { note "waiting for another build of $1"; flock 9; }
+    if [ -e "$prefix/.complete" ]; then
+        echo "$prefix"
+        exit 0
+    fi
+    scratch=$(mktemp -d "${TMPDIR:-/tmp}/drllm-build.XXXXXX")
+    trap 'rm -rf "$scratch"' EXIT
+    trap 'exit 130' INT TERM
+}
 
 # The URI of Debian's archive that this machine uses, from either form of apt's source lists.
 mirror() {

@@ -42,24 +42,7 @@ if [ $print = 1 ] || [ -e "$prefix/.complete" ]; then
     exit 0
 fi
 
-case $triple in
-    '') cross='' ;;
-    arm-*) cross='cross-armhf' ;;
-    *) cross=cross ;;
-esac
-# shellcheck disable=SC2086 # a word or none
-"$here/packages.sh" --check build $cross
-mkdir -p "$cache/deps" "$cache/downloads" "$cache/build"
-exec 9>"$cache/deps/.$name.lock"
-flock -n 9 || { note "waiting for another build of libmicrohttpd"; flock 9; }
-if [ -e "$prefix/.complete" ]; then
-    echo "$prefix"
-    exit 0
-fi
-
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/drllm-microhttpd.XXXXXX")
-trap 'rm -rf "$scratch"' EXIT
-trap 'exit 130' INT TERM
+begin_build libmicrohttpd
 work=$cache/build/$name
 rm -rf "$work"
 mkdir -p "$work/src" "$work/build"
