@@ -29,7 +29,6 @@ struct attention_run {
     size_t tile_tokens;
     size_t n_tiles;
     float scale;
-    drllm_matmul_q8_fn multiply; /* of a Q8_0 cache */
 };
 
 static size_t tile_tokens(const struct drllm_config *config) {
@@ -134,15 +133,15 @@ static void add_quantised_keys(const struct attention_run *run, size_t kv_head, 
     const size_t panel_bytes = drllm_kv_value_panel_bytes();
     const size_t n_panels = head_dim / DRLLM_KV_BLOCK;
 
-    run->multiply(drllm_kvcache_keys(kv, run->slot, kv_head, first), drllm_kvcache_key_stride(kv),
-                  padded / DRLLM_KV_BLOCK, head_dim / DRLLM_GROUP, rows->quantised_queries.group, rows->n, rows->scores,
-                  TILE_KEYS);
+    run->session->kv_multiply(drllm_kvcache_keys(kv, run->slot, kv_head, first), drllm_kvcache_key_stride(kv),
+                              padded / DRLLM_KV_BLOCK, head_dim / DRLLM_GROUP, rows->quantised_queries.group, rows->n,
+                              rows->scores, TILE_KEYS);
     mask(rows, first, padded);
     run->session->model->vec->attention->softmax(rows->scores, TILE_KEYS, rows->n, padded, rows->max, rows->sum,
                                                  rows->factor);
     quantize_weights(run, rows, (const float *)(const void *)(values + n_panels * panel_bytes), n);
-    run->multiply(values, panel_bytes, n_panels, drllm_kv_round_up(n, DRLLM_GROUP) / DRLLM_GROUP, rows->weights.group,
-                  rows->n, rows->expanded, head_dim);
+    run->session->kv_multiply(values, panel_bytes, n_panels, drllm_kv_round_up(n, DRLLM_GROUP) / DRLLM_GROUP,
+                              rows->weights.group, rows->n, rows->expanded, head_dim);
     for (size_t row = 0; row < rows->n; row++) {
         const float factor = rows->factor[row];
         const float *added = rows->expanded + row * head_dim;
@@ -209,13 +208,13 @@ static void run_tile(void *context, size_t worker, size_t index) {
         rows.max[row] = -INFINITY;
         rows.sum[row] = 0.0f;
     }
-    if (run->multiply != NULL) {
+    if (session->kv_multiply != NULL) {
         drllm_activations_quantize(&rows.quantised_queries, session->model->vec, 0, rows.n);
     }
     const size_t n_keys = rows.position + n_tokens;
     for (size_t first = 0; first < n_keys; first += TILE_KEYS) {
         const size_t n = n_keys - first < TILE_KEYS ? n_keys - first : (size_t)TILE_KEYS;
-        if (run->multiply != NULL) {
+        if (session->kv_multiply != NULL) {
             add_quantised_keys(run, kv_head, &rows, first, n);
         } else {
             add_keys(run, kv_head, &rows, first, n);
@@ -238,9 +237,6 @@ void drllm_attention_run(struct drllm_session *session, size_t slot, size_t n, s
     run.tile_tokens = tile_tokens(config);
     run.n_tiles = (n + run.tile_tokens - 1) / run.tile_tokens;
     run.scale = 0x1.715476p0f / sqrtf((float)config->head_dim); /* log2(e): the weights are powers of 2 */
-    if (session->kv.format == DRLLM_FORMAT_Q8_0) {
-        run.multiply = drllm_kernel_choose(DRLLM_FORMAT_Q8_0, session->model->cpu_features)->q8;
-    }
     /* A token with few keys is done sooner than a thread is woken. */
     const bool small = n * (first + n) * config->head_dim < INLINE_WORK;
     drllm_threads_run(small ? NULL : session->threads, run_tile, &run, run.n_tiles * config->n_kv_heads);

@@ -47,6 +47,7 @@ struct drllm_session {
     int32_t *tokens; /* [n_context] */
     size_t n_tokens;
     struct drllm_kvcache kv;
+    drllm_matmul_q8_fn kv_multiply;   /* of a Q8_0 cache; else NULL */
     size_t n_cached;                  /* leading tokens whose keys and values are in the cache: all, unless a pass that
                                          changed the program failed */
     struct drllm_decision *decisions; /* [n_layers]: the program of the tokens in the context */
