@@ -140,6 +140,49 @@ INLINE void tile_values(enum drllm_format format, const float *p, size_t ldp, si
 
 #include "quant/attention_tiles.inc"
 
+/* ---- Weights of a Q8_0 cache ---- */
+
+/* A row of the weights is eight vectors, of which the last may be missing. */
+INLINE void quantize_row(const float *s, size_t n, const float *scales, int8_t *q, float *scale, int32_t *sum) {
+    enum { VECTORS = DRLLM_KV_TILE / LANES };
+    __m256 weights[VECTORS];
+    __m256 lanes = _mm256_setzero_ps();
+    for (size_t i = 0; i < VECTORS; i++) {
+        weights[i] = i * LANES < n ? _mm256_mul_ps(_mm256_loadu_ps(s + i * LANES), _mm256_loadu_ps(scales + i * LANES))
+                                   : _mm256_setzero_ps();
+        lanes = _mm256_max_ps(weights[i], lanes); /* max_ps(NaN, old) is old, as in the reference */
+    }
+    const float max = fold_max(lanes);
+    const __m256 inverse = _mm256_set1_ps(max > 1e-30f ? 127.0f / max : 0.0f);
+    const __m256i low = quantize32(weights, inverse);
+    const __m256i high = quantize32(weights + 4, inverse);
+    _mm256_storeu_si256((__m256i *)(void *)q, low);
+    _mm256_storeu_si256((__m256i *)(void *)(q + 32), high);
+    *scale = max > 1e-30f ? max / 127.0f : 0.0f;
+    *sum = sum_lanes(_mm256_add_epi32(sum_bytes(low), sum_bytes(high)));
+}
+
+static void quantize(const float *s, size_t lds, size_t n_rows, size_t n, const float *scales, int8_t *q, float *scale,
+                     int32_t *sum) {
+    for (size_t r = 0; r < n_rows; r++, s += lds, q += DRLLM_KV_TILE) {
+        if (n == DRLLM_KV_TILE) { /* nothing to ask */
+            quantize_row(s, DRLLM_KV_TILE, scales, q, scale + r, sum + r);
+        } else {
+            quantize_row(s, n, scales, q, scale + r, sum + r);
+        }
+    }
+}
+
+static void accumulate(const float *added, size_t n_rows, size_t n, const float *factor, float *o, size_t ldo) {
+    for (size_t r = 0; r < n_rows; r++, added += ldo, o += ldo) {
+        const __m256 by = _mm256_set1_ps(factor[r]);
+        for (size_t d = 0; d < n; d += LANES) {
+            const __m256 output = _mm256_mul_ps(_mm256_loadu_ps(o + d), by);
+            _mm256_storeu_ps(o + d, _mm256_add_ps(output, _mm256_loadu_ps(added + d)));
+        }
+    }
+}
+
 /* ---- Expansion ---- */
 
 static void expand(const void *blocks, size_t block_bytes, size_t n_blocks, size_t head_dim, float *out) {
@@ -155,6 +198,8 @@ const struct drllm_attention_ops drllm_attention_avx2 = {
     .scores = scores,
     .softmax = softmax,
     .values = values,
+    .quantize = quantize,
+    .accumulate = accumulate,
     .expand = expand,
 };
 

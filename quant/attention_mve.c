@@ -2,6 +2,7 @@
 #if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 2) != 0
 #include "quant/attention.h"
 #include "quant/lanes_mve.h"
+#include "quant/vec_kernels.h"
 
 #include <string.h>
 
@@ -196,6 +197,15 @@ static void values(enum drllm_format format, const float *p, size_t ldp, size_t 
     }
 }
 
+static void quantize(const float *s, size_t lds, size_t n_rows, size_t n, const float *scales, int8_t *q, float *scale,
+                     int32_t *sum) {
+    drllm_attention_quantize(&drllm_vec_mve, s, lds, n_rows, n, scales, q, scale, sum);
+}
+
+static void accumulate(const float *added, size_t n_rows, size_t n, const float *factor, float *o, size_t ldo) {
+    drllm_attention_ref.accumulate(added, n_rows, n, factor, o, ldo);
+}
+
 static void expand(const void *blocks, size_t block_bytes, size_t n_blocks, size_t head_dim, float *out) {
     for (size_t b = 0; b < n_blocks; b++) {
         const unsigned char *block = (const unsigned char *)blocks + b * block_bytes;
@@ -212,6 +222,8 @@ const struct drllm_attention_ops drllm_attention_mve = {
     .scores = scores,
     .softmax = softmax,
     .values = values,
+    .quantize = quantize,
+    .accumulate = accumulate,
     .expand = expand,
 };
 

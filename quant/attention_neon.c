@@ -3,6 +3,7 @@
 
 #include "quant/attention.h"
 #include "quant/lanes_neon.h"
+#include "quant/vec_kernels.h"
 
 #include <arm_neon.h>
 #include <string.h>
@@ -147,6 +148,15 @@ INLINE void tile_values(enum drllm_format format, const float *p, size_t ldp, si
 
 /* ---- Expansion ---- */
 
+static void quantize(const float *s, size_t lds, size_t n_rows, size_t n, const float *scales, int8_t *q, float *scale,
+                     int32_t *sum) {
+    drllm_attention_quantize(&drllm_vec_neon, s, lds, n_rows, n, scales, q, scale, sum);
+}
+
+static void accumulate(const float *added, size_t n_rows, size_t n, const float *factor, float *o, size_t ldo) {
+    drllm_attention_ref.accumulate(added, n_rows, n, factor, o, ldo);
+}
+
 static void expand(const void *blocks, size_t block_bytes, size_t n_blocks, size_t head_dim, float *out) {
     const unsigned char *block = blocks;
     for (size_t b = 0; b < n_blocks; b++, block += block_bytes, out += head_dim * LANES) {
@@ -163,6 +173,8 @@ const struct drllm_attention_ops drllm_attention_neon = {
     .scores = scores,
     .softmax = softmax,
     .values = values,
+    .quantize = quantize,
+    .accumulate = accumulate,
     .expand = expand,
 };
 

@@ -1,6 +1,7 @@
 /* The portable kernels of attention. They define the values; see attention.h for the rules. */
 #include "quant/attention.h"
 #include "quant/half.h"
+#include "quant/vec_kernels.h"
 
 #include <math.h>
 
@@ -89,6 +90,31 @@ static void values(enum drllm_format format, const float *p, size_t ldp, size_t 
     }
 }
 
+void drllm_attention_quantize(const struct drllm_vec_ops *vec, const float *s, size_t lds, size_t n_rows, size_t n,
+                              const float *scales, int8_t *q, float *scale, int32_t *sum) {
+    for (size_t r = 0; r < n_rows; r++) {
+        float weights[DRLLM_KV_TILE] = {0};
+        float ssum;
+        for (size_t i = 0; i < n; i++) {
+            weights[i] = s[r * lds + i] * scales[i];
+        }
+        vec->quantize_q8(weights, DRLLM_KV_TILE, DRLLM_KV_TILE, q + r * DRLLM_KV_TILE, scale + r, sum + r, &ssum);
+    }
+}
+
+static void quantize(const float *s, size_t lds, size_t n_rows, size_t n, const float *scales, int8_t *q, float *scale,
+                     int32_t *sum) {
+    drllm_attention_quantize(&drllm_vec_ref, s, lds, n_rows, n, scales, q, scale, sum);
+}
+
+static void accumulate(const float *added, size_t n_rows, size_t n, const float *factor, float *o, size_t ldo) {
+    for (size_t r = 0; r < n_rows; r++) {
+        for (size_t d = 0; d < n; d++) {
+            o[r * ldo + d] = o[r * ldo + d] * factor[r] + added[r * ldo + d];
+        }
+    }
+}
+
 static void expand(const void *blocks, size_t block_bytes, size_t n_blocks, size_t head_dim, float *out) {
     for (size_t b = 0; b < n_blocks; b++) {
         for (size_t i = 0; i < head_dim * LANES; i++) {
@@ -101,5 +127,7 @@ const struct drllm_attention_ops drllm_attention_ref = {
     .scores = scores,
     .softmax = softmax,
     .values = values,
+    .quantize = quantize,
+    .accumulate = accumulate,
     .expand = expand,
 };

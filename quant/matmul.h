@@ -35,12 +35,12 @@ struct drllm_xnn_weights;
 struct drllm_q8_row {
     const int8_t *q;    /* [cols], padded to a whole group */
     const float *scale; /* [n_groups]: x ~ scale * q */
-    const int32_t *sum; /* [n_groups]: the sum of q over the group */
+    const int32_t *sum; /* [n_groups]: the sum of q over the group; it must be exact */
     const float *ssum;  /* [n_groups]: scale * (float)sum */
 };
 
 /* n_panels panels starting at `panels`, each of `panel_bytes`, times n_tokens rows: y[t * ldy + 8*p + r].
- * n_groups: groups a row (for q8c the activations have one scale for the whole row, and sum is not read). */
+ * n_groups: groups a row (for q8c the activations have one scale and one sum for the whole row). */
 typedef void (*drllm_matmul_q8_fn)(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
                                    const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy);
 /* The same for float formats; x[t * ldx + column]. */

@@ -35,12 +35,6 @@ INLINE ints dpbusd(ints dot, ints weights, const int8_t *q) {
     return (ints)_mm512_dpbusd_epi32((__m512i)dot, (__m512i)weights, _mm512_set1_epi32(four(q)));
 }
 
-/* A group's activations, each once. */
-INLINE ints add_group_sum(ints sum, const int8_t *q) {
-    const __m256i values = _mm256_loadu_si256((const __m256i *)(const void *)q);
-    return (ints)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi8(1), _mm512_zextsi256_si512(values));
-}
-
 INLINE void store(float *y, size_t n_panels, floats values) {
     _mm512_mask_storeu_ps(y, n_panels == 2 ? 0xffff : 0xff, (__m512)values);
 }

@@ -15,8 +15,7 @@ enum {
     STEPS = DRLLM_GROUP / 4,
     SIGN_BITS = -0x7f7f7f80, /* of four bytes */
     BLOCK = 4,               /* tokens whose sums grow side by side, which hides the latency */
-    PREFETCH_BYTES = 8192,   /* covers the latency of memory at full bandwidth */
-    MAX_SUMS = 128           /* tokens of q8c whose sums are on the stack */
+    PREFETCH_BYTES = 8192    /* covers the latency of memory at full bandwidth */
 };
 
 INLINE bool is_int4(enum drllm_format format) {

@@ -120,25 +120,6 @@ static void to_f16(uint16_t *y, const float *x, size_t n) {
     }
 }
 
-/* Adding 1.5 * 2^23 rounds to nearest even; the low byte of the bits is then the two's complement integer. */
-INLINE __m256i rounded_byte(const float *x, __m256 inverse) {
-    const __m256 shifted = _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(x), inverse), _mm256_set1_ps(0x1.8p23f));
-    return _mm256_and_si256(_mm256_castps_si256(shifted), _mm256_set1_epi32(0xff));
-}
-
-INLINE __m256i quantize32(const float *x, __m256 inverse) {
-    const __m256i low = _mm256_packus_epi32(rounded_byte(x, inverse), rounded_byte(x + 8, inverse));
-    const __m256i high = _mm256_packus_epi32(rounded_byte(x + 16, inverse), rounded_byte(x + 24, inverse));
-    /* The packs work within halves of a vector. */
-    return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-}
-
-INLINE int32_t sum_lanes(__m256i lanes) {
-    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
-    const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
-    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
-}
-
 /* Three passes over the groups, because one group's chain of maximum, division and rounding is longer than what the
  * processor looks ahead. Between them scale holds the maximum, then ssum its inverse. */
 static void quantize_q8(const float *x, size_t n, size_t group, int8_t *q, float *scale, int32_t *sum, float *ssum) {
@@ -163,10 +144,11 @@ static void quantize_q8(const float *x, size_t n, size_t group, int8_t *q, float
         const __m256 inverse = _mm256_set1_ps(ssum[g]);
         __m256i totals = _mm256_setzero_si256();
         for (size_t i = g * group; i < (g + 1) * group; i += 32) {
-            const __m256i bytes = quantize32(x + i, inverse);
+            const __m256 values[4] = {_mm256_loadu_ps(x + i), _mm256_loadu_ps(x + i + 8), _mm256_loadu_ps(x + i + 16),
+                                      _mm256_loadu_ps(x + i + 24)};
+            const __m256i bytes = quantize32(values, inverse);
             _mm256_storeu_si256((__m256i *)(void *)(q + i), bytes);
-            const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
-            totals = _mm256_add_epi32(totals, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+            totals = _mm256_add_epi32(totals, sum_bytes(bytes));
         }
         sum[g] = sum_lanes(totals);
         ssum[g] = scale[g] * (float)sum[g];

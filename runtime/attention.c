@@ -6,8 +6,8 @@
  * cache. A tile begins at a multiple of its size, and keys behind a row's own position get the score minus infinity,
  * hence weight 0 and nothing changed: a row's result is the same in any company.
  *
- * Over a Q8_0 cache queries and weights are quantised as the activations of any product, by 32 dimensions and by 32
- * positions, and multiplied by the kernels of quant/matmul.h. */
+ * Over a Q8_0 cache queries and weights are quantised, too, a row's and a tile's with one scale, and multiplied by the
+ * kernels of quant/matmul.h. */
 #include "runtime/session.h"
 
 #include <math.h>
@@ -53,8 +53,11 @@ struct attention_rows {
     float *factor;   /* [n]: what the outputs so far are worth now that a tile's scores are known */
     float *expanded; /* [TILE_KEYS][head_dim]: a tile of keys or values, when there are many rows */
     /* Of a Q8_0 cache; its `expanded` is [n][head_dim], a tile's weighted values. */
-    struct drllm_activations quantised_queries, weights;
-    void *weights_memory;
+    struct drllm_activations quantised_queries;
+    int8_t *weights; /* [n][TILE_KEYS] */
+    float *weight_scale;
+    int32_t *weight_sum;
+    struct drllm_q8_row *weight_rows; /* [n]: the same for the kernels */
 };
 
 static size_t align(size_t bytes) {
@@ -69,8 +72,8 @@ static size_t row_floats(const struct drllm_config *config) {
 size_t drllm_attention_bytes(const struct drllm_config *config) {
     const size_t n = tile_rows(config);
     return align(row_floats(config) * sizeof(float)) +
-           align(drllm_activations_bytes(n, config->head_dim, DRLLM_QUANT_GROUP)) +
-           align(drllm_activations_bytes(n, TILE_KEYS, DRLLM_QUANT_GROUP));
+           align(drllm_activations_bytes(n, config->head_dim, DRLLM_QUANT_ROW)) +
+           align(n * (sizeof(struct drllm_q8_row) + sizeof(float) + sizeof(int32_t) + TILE_KEYS));
 }
 
 static struct attention_rows begin_rows(const struct attention_run *run, size_t worker) {
@@ -86,10 +89,18 @@ static struct attention_rows begin_rows(const struct attention_run *run, size_t 
     rows.factor = rows.sum + most;
     rows.expanded = rows.factor + most;
     memory += align(row_floats(config) * sizeof(float));
-    drllm_activations_init(&rows.quantised_queries, memory, most, config->head_dim, DRLLM_QUANT_GROUP);
+    drllm_activations_init(&rows.quantised_queries, memory, most, config->head_dim, DRLLM_QUANT_ROW);
     rows.quantised_queries.x = rows.queries;
     rows.quantised_queries.ldx = config->head_dim;
-    rows.weights_memory = memory + align(drllm_activations_bytes(most, config->head_dim, DRLLM_QUANT_GROUP));
+    memory += align(drllm_activations_bytes(most, config->head_dim, DRLLM_QUANT_ROW));
+    rows.weight_rows = (struct drllm_q8_row *)(void *)memory;
+    rows.weight_scale = (float *)(void *)(rows.weight_rows + most);
+    rows.weight_sum = (int32_t *)(void *)(rows.weight_scale + most);
+    rows.weights = (int8_t *)(rows.weight_sum + most);
+    for (size_t row = 0; row < most; row++) {
+        rows.weight_rows[row] =
+            (struct drllm_q8_row){rows.weights + row * TILE_KEYS, rows.weight_scale + row, rows.weight_sum + row, NULL};
+    }
     return rows;
 }
 
@@ -104,52 +115,28 @@ static void mask(const struct attention_rows *rows, size_t first, size_t padded)
     }
 }
 
-/* Weights times their positions' scales, quantised; those behind the n keys of the tile are 0. */
-static void quantize_weights(const struct attention_run *run, struct attention_rows *rows, const float *scales,
-                             size_t n) {
-    const size_t n_columns = drllm_kv_round_up(n, DRLLM_GROUP);
-    for (size_t row = 0; row < rows->n; row++) {
-        float *weights = rows->scores + row * TILE_KEYS;
-        for (size_t key = 0; key < n; key++) {
-            weights[key] *= scales[key];
-        }
-        for (size_t key = n; key < n_columns; key++) {
-            weights[key] = 0.0f;
-        }
-    }
-    drllm_activations_init(&rows->weights, rows->weights_memory, rows->n, n_columns, DRLLM_QUANT_GROUP);
-    rows->weights.x = rows->scores;
-    rows->weights.ldx = TILE_KEYS;
-    drllm_activations_quantize(&rows->weights, run->session->model->vec, 0, rows->n);
-}
-
 /* Add what the keys from number `first` on, n <= TILE_KEYS of them, give, of a Q8_0 cache. */
-static void add_quantised_keys(const struct attention_run *run, size_t kv_head, struct attention_rows *rows,
+static void add_quantised_keys(const struct attention_run *run, size_t kv_head, const struct attention_rows *rows,
                                size_t first, size_t n) {
     const struct drllm_kvcache *kv = &run->session->kv;
+    const struct drllm_attention_ops *ops = run->session->model->vec->attention;
     const size_t head_dim = kv->head_dim;
     const size_t padded = drllm_kv_round_up(n, DRLLM_KV_BLOCK);
     const unsigned char *values = drllm_kvcache_values(kv, run->slot, kv_head, first);
-    const size_t panel_bytes = drllm_kv_value_panel_bytes();
+    const size_t panel_bytes = drllm_kv_panel_bytes(TILE_KEYS);
     const size_t n_panels = head_dim / DRLLM_KV_BLOCK;
 
     run->session->kv_multiply(drllm_kvcache_keys(kv, run->slot, kv_head, first), drllm_kvcache_key_stride(kv),
-                              padded / DRLLM_KV_BLOCK, head_dim / DRLLM_GROUP, rows->quantised_queries.group, rows->n,
+                              padded / DRLLM_KV_BLOCK, head_dim / DRLLM_GROUP, rows->quantised_queries.row, rows->n,
                               rows->scores, TILE_KEYS);
     mask(rows, first, padded);
-    run->session->model->vec->attention->softmax(rows->scores, TILE_KEYS, rows->n, padded, rows->max, rows->sum,
-                                                 rows->factor);
-    quantize_weights(run, rows, (const float *)(const void *)(values + n_panels * panel_bytes), n);
-    run->session->kv_multiply(values, panel_bytes, n_panels, drllm_kv_round_up(n, DRLLM_GROUP) / DRLLM_GROUP,
-                              rows->weights.group, rows->n, rows->expanded, head_dim);
-    for (size_t row = 0; row < rows->n; row++) {
-        const float factor = rows->factor[row];
-        const float *added = rows->expanded + row * head_dim;
-        float *output = rows->outputs + row * head_dim;
-        for (size_t d = 0; d < head_dim; d++) {
-            output[d] = output[d] * factor + added[d];
-        }
-    }
+    ops->softmax(rows->scores, TILE_KEYS, rows->n, padded, rows->max, rows->sum, rows->factor);
+    ops->quantize(rows->scores, TILE_KEYS, rows->n, padded,
+                  (const float *)(const void *)(values + n_panels * panel_bytes), rows->weights, rows->weight_scale,
+                  rows->weight_sum);
+    run->session->kv_multiply(values, panel_bytes, n_panels, TILE_KEYS / DRLLM_GROUP, rows->weight_rows, rows->n,
+                              rows->expanded, head_dim);
+    ops->accumulate(rows->expanded, rows->n, head_dim, rows->factor, rows->outputs, head_dim);
 }
 
 /* The same of floats. */

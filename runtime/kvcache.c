@@ -48,13 +48,10 @@ void drllm_kvcache_free(struct drllm_kvcache *cache) {
 
 /* The scales of the panels of one head's Q8_0 values. */
 static void set_panel_scales(unsigned char *block, size_t head_dim) {
-    const uint16_t one = 0x3c00;
-    for (size_t d = 0; d < head_dim; d += DRLLM_KV_BLOCK, block += drllm_kv_value_panel_bytes()) {
-        for (size_t group = 0; group < DRLLM_KV_TILE / DRLLM_GROUP; group++) {
-            for (size_t row = 0; row < DRLLM_KV_BLOCK; row++) {
-                memcpy(block + group * DRLLM_KV_PANEL_GROUP + row * sizeof one, &one, sizeof one);
-            }
-        }
+    static const float ones[DRLLM_KV_BLOCK] = {1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f};
+    for (size_t d = 0; d < head_dim; d += DRLLM_KV_BLOCK) {
+        block += drllm_kv_panel_bytes(DRLLM_KV_TILE);
+        memcpy(block - sizeof ones, ones, sizeof ones);
     }
 }
 
@@ -164,19 +161,14 @@ static void store_floats(const struct drllm_kvcache *cache, const struct drllm_v
 
 static void store_q8_0_key(const struct drllm_vec_ops *vec, size_t head_dim, size_t lane, const float *key,
                            unsigned char *panel) {
-    for (size_t d = 0; d < head_dim; d += DRLLM_GROUP, panel += DRLLM_KV_PANEL_GROUP) {
-        int8_t q[DRLLM_GROUP];
-        float scale, ssum;
-        int32_t sum;
-        uint16_t half;
-        vec->quantize_q8(key + d, DRLLM_GROUP, DRLLM_GROUP, q, &scale, &sum, &ssum);
-        vec->to_f16(&half, &scale, 1);
-        memcpy(panel + lane * sizeof half, &half, sizeof half);
-        unsigned char *step = panel + DRLLM_KV_BLOCK * sizeof half + lane * 4;
-        for (size_t i = 0; i < DRLLM_GROUP; i += 4, step += (size_t)DRLLM_KV_BLOCK * 4) {
-            memcpy(step, q + i, 4);
-        }
+    int8_t q[DRLLM_KV_Q8_0_MOST_DIM];
+    float scale, ssum;
+    int32_t sum;
+    vec->quantize_q8(key, head_dim, head_dim, q, &scale, &sum, &ssum);
+    for (size_t d = 0; d < head_dim; d += 4) {
+        memcpy(panel + d * DRLLM_KV_BLOCK + lane * 4, q + d, 4);
     }
+    memcpy(panel + head_dim * DRLLM_KV_BLOCK + lane * sizeof scale, &scale, sizeof scale);
 }
 
 static void store_q8_0_value(const struct drllm_vec_ops *vec, size_t head_dim, size_t column, const float *value,
@@ -185,14 +177,13 @@ static void store_q8_0_value(const struct drllm_vec_ops *vec, size_t head_dim, s
     float scale, ssum;
     int32_t sum;
     vec->quantize_q8(value, head_dim, head_dim, q, &scale, &sum, &ssum);
-    unsigned char *panel = block + column / DRLLM_GROUP * DRLLM_KV_PANEL_GROUP + DRLLM_KV_BLOCK * sizeof(uint16_t) +
-                           column % DRLLM_GROUP / 4 * DRLLM_KV_BLOCK * 4 + column % 4;
-    for (size_t d = 0; d < head_dim; d += DRLLM_KV_BLOCK, panel += drllm_kv_value_panel_bytes()) {
+    unsigned char *panel = block + column / 4 * 4 * DRLLM_KV_BLOCK + column % 4;
+    for (size_t d = 0; d < head_dim; d += DRLLM_KV_BLOCK, panel += drllm_kv_panel_bytes(DRLLM_KV_TILE)) {
         for (size_t row = 0; row < DRLLM_KV_BLOCK; row++) {
             memcpy(panel + row * 4, &q[d + row], 1);
         }
     }
-    memcpy(block + head_dim / DRLLM_KV_BLOCK * drllm_kv_value_panel_bytes() + column * sizeof scale, &scale,
+    memcpy(block + head_dim / DRLLM_KV_BLOCK * drllm_kv_panel_bytes(DRLLM_KV_TILE) + column * sizeof scale, &scale,
            sizeof scale);
 }
 

@@ -156,7 +156,7 @@ static int session_build(struct drllm_session *session, const struct drllm_sessi
     int status = drllm_kvcache_init(&session->kv, &session->allocator, params->n_slots, config->n_kv_heads,
                                     config->head_dim, kv_format(session->model, params), params->n_context);
     if (session->kv.format == DRLLM_FORMAT_Q8_0) {
-        session->kv_multiply = drllm_kernel_choose(DRLLM_FORMAT_Q8_0, session->model->cpu_features)->q8;
+        session->kv_multiply = drllm_kernel_choose(DRLLM_FORMAT_Q8C, session->model->cpu_features)->q8;
     }
     session->decisions = drllm_allocate_zeroed(&session->allocator, config->n_layers, sizeof *session->decisions);
     session->next = drllm_allocate_zeroed(&session->allocator, config->n_layers, sizeof *session->next);

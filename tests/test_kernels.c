@@ -322,10 +322,9 @@ static void place_rows(struct operands *o, const struct inputs *in, enum drllm_f
     const float *scale = drllm_fence_copy(&o->scale, in->scale + first * n, n_tokens * n * sizeof *scale, side);
     const int32_t *sum = drllm_fence_copy(&o->sum, in->sum + first * n, n_tokens * n * sizeof *sum, side);
     const float *ssum = drllm_fence_copy(&o->ssum, in->ssum + first * n, n_tokens * n * sizeof *ssum, side);
-    const bool is_q8c = format == DRLLM_FORMAT_Q8C; /* which reads no sums */
     for (size_t t = 0; t < n_tokens; t++) {
-        rows[n_tokens - 1 - t] = (struct drllm_q8_row){q + t * width, scale + t * n, is_q8c ? NULL : sum + t * n,
-                                                       is_q8c ? NULL : ssum + t * n};
+        rows[n_tokens - 1 - t] = (struct drllm_q8_row){q + t * width, scale + t * n, sum + t * n,
+                                                       format == DRLLM_FORMAT_Q8C ? NULL : ssum + t * n};
     }
     (void)drllm_fence_copy(&o->rows, rows, n_tokens * sizeof rows[0], side);
 }
@@ -574,10 +573,8 @@ static void check_row(const struct drllm_q8_row *row, const float *x, size_t col
             const double error = fabs((double)x[i] - (double)row->scale[g] * (double)row->q[i]);
             assert_true(error <= max / 254.0 * (1.0 + 0x1p-15));
         }
-        if (cols % DRLLM_GROUP == 0) { /* else the row is q8c's, which reads no sum */
-            assert_int_equal(row->sum[g], sum);
-            assert_true(row->ssum[g] == row->scale[g] * (float)sum);
-        }
+        assert_int_equal(row->sum[g], sum);
+        assert_true(row->ssum[g] == row->scale[g] * (float)sum);
     }
     for (size_t i = cols; i < padded(cols); i++) {
         assert_int_equal(row->q[i], 0);

@@ -457,7 +457,7 @@ static void check_growing_cache(enum drllm_kv_type kv_type, uint64_t key_bytes, 
 static void test_growing_cache(void **state) {
     (void)state;
     check_growing_cache(DRLLM_KV_F16, 32 * 2, 32 * 2);
-    check_growing_cache(DRLLM_KV_Q8_0, 32 + 2, 32 + 2 + 4);
+    check_growing_cache(DRLLM_KV_Q8_0, 32 + 4, 32 + 2 + 4);
 }
 
 static void test_timings(void **state) {

@@ -640,6 +640,108 @@ static void test_softmax(void **state) {
     drllm_fence_free(&at_s);
 }
 
+/* ---- Weights of a Q8_0 cache ---- */
+
+enum { N_QUANTISE_FENCES = 5, MOST_ROWS = 20 };
+
+/* The portable function against what it shall be: within half a step, with the sum of what was rounded. */
+static void check_row(const float *s, size_t lds, size_t n, const float *scales, const int8_t *q, float scale,
+                      int32_t sum, size_t r) {
+    int32_t total = 0;
+    for (size_t j = 0; j < DRLLM_KV_TILE; j++) {
+        const double weight = j < n ? (double)s[r * lds + j] * (double)scales[j] : 0.0;
+        assert_true(fabs(q[j] * (double)scale - weight) <= (double)scale * 0.50002 + 1e-30);
+        total += q[j];
+    }
+    assert_int_equal(sum, total);
+}
+
+static void check_quantize(const struct drllm_vec_ops *vec, size_t n_rows, size_t n, enum contents contents,
+                           struct drllm_fence *fences) {
+    const size_t lds = DRLLM_KV_TILE + n_rows % 3;
+    const size_t n_s = spread(n_rows, lds, n);
+    uint64_t random = n_rows * 100 + n;
+    float *s = random_values(&random, ORDINARY, n_s);
+    float *scales = random_values(&random, contents, n);
+    for (size_t i = 0; i < n_s; i++) {
+        s[i] = i % 7 == 3 || i / lds == 1 ? 0.0f : fminf(fabsf(s[i]), 1.0f); /* the second row has no weight at all */
+    }
+    for (size_t i = 0; i < n; i++) {
+        scales[i] = fabsf(scales[i]);
+    }
+    int8_t expected[MOST_ROWS * DRLLM_KV_TILE];
+    float scale[MOST_ROWS];
+    int32_t sum[MOST_ROWS];
+    portable()->attention->quantize(s, lds, n_rows, n, scales, expected, scale, sum);
+    for (size_t r = 0; r < n_rows; r++) {
+        check_row(s, lds, n, scales, expected + r * DRLLM_KV_TILE, scale[r], sum[r], r);
+    }
+    for (size_t side = 0; side < LENGTH(sides); side++) {
+        const float *at_s = copy_floats(&fences[0], s, n_s, sides[side]);
+        const float *at_scales = copy_floats(&fences[1], scales, n, sides[side]);
+        int8_t *q = drllm_fence_place(&fences[2], n_rows * DRLLM_KV_TILE, sides[side]);
+        float *at_scale = drllm_fence_place(&fences[3], n_rows * sizeof *at_scale, sides[side]);
+        int32_t *at_sum = drllm_fence_place(&fences[4], n_rows * sizeof *at_sum, sides[side]);
+        vec->attention->quantize(at_s, lds, n_rows, n, at_scales, q, at_scale, at_sum);
+        assert_memory_equal(q, expected, n_rows * DRLLM_KV_TILE);
+        check_same("quantize", at_scale, scale, n_rows, n);
+        assert_memory_equal(at_sum, sum, n_rows * sizeof *sum);
+        for (size_t i = 0; i < N_QUANTISE_FENCES; i++) {
+            drllm_fence_check(&fences[i]);
+        }
+    }
+    free(s);
+    free(scales);
+}
+
+static void check_accumulate(const struct drllm_vec_ops *vec, size_t n_rows, size_t n, enum contents contents,
+                             struct drllm_fence *fences) {
+    const size_t ldo = n + n_rows % 3;
+    const size_t n_o = spread(n_rows, ldo, n);
+    uint64_t random = n_rows * 100 + n;
+    float *added = random_values(&random, contents, n_o);
+    float *start = random_values(&random, contents, n_o);
+    float *factor = random_values(&random, ORDINARY, n_rows);
+    float *expected = random_values(&random, ORDINARY, n_o);
+    memcpy(expected, start, n_o * sizeof *start);
+    portable()->attention->accumulate(added, n_rows, n, factor, expected, ldo);
+    for (size_t r = 0; r < n_rows; r++) {
+        for (size_t d = 0; d < n; d++) {
+            const float value = start[r * ldo + d] * factor[r] + added[r * ldo + d];
+            check_same("portable accumulate", &expected[r * ldo + d], &value, 1, n);
+        }
+    }
+    for (size_t side = 0; side < LENGTH(sides); side++) {
+        const float *at_added = copy_floats(&fences[0], added, n_o, sides[side]);
+        const float *at_factor = copy_floats(&fences[1], factor, n_rows, sides[side]);
+        float *o = copy_floats(&fences[2], start, n_o, sides[side]);
+        vec->attention->accumulate(at_added, n_rows, n, at_factor, o, ldo);
+        check_same("accumulate", o, expected, n_o, n);
+        drllm_fence_check(&fences[2]);
+    }
+    free(added);
+    free(start);
+    free(factor);
+    free(expected);
+}
+
+static void test_quantised_attention(void **state) {
+    const struct drllm_vec_ops *vec = supported(state);
+    struct drllm_fence fences[N_QUANTISE_FENCES] = {DRLLM_FENCE_INIT, DRLLM_FENCE_INIT, DRLLM_FENCE_INIT,
+                                                    DRLLM_FENCE_INIT, DRLLM_FENCE_INIT};
+    for (size_t n_rows = 1; n_rows <= MOST_ROWS; n_rows += n_rows < 9 ? 1 : 11) {
+        for (size_t n = 8; n <= DRLLM_KV_TILE; n += 8) {
+            for (enum contents contents = ORDINARY; contents < N_CONTENTS; contents++) {
+                check_accumulate(vec, n_rows, n, contents, fences);
+                if (contents != NOT_FINITE) { /* which has no defined result */
+                    check_quantize(vec, n_rows, n, contents, fences);
+                }
+            }
+        }
+    }
+    free_fences(fences, LENGTH(fences));
+}
+
 /* Every lane's weight is drllm_exp2f, and so is every row's factor. */
 static void test_exp2_lanes(void **state) {
     enum { N = 1024 };
@@ -977,12 +1079,19 @@ int drllm_test_vec(void) {
         cmocka_unit_test(test_golden),
     };
     static const struct CMUnitTest for_each[] = {
-        cmocka_unit_test(test_rms_norm),  cmocka_unit_test(test_add),
-        cmocka_unit_test(test_silu_mul),  cmocka_unit_test(test_sum_exp),
-        cmocka_unit_test(test_rope),      cmocka_unit_test(test_to_f16),
-        cmocka_unit_test(test_quantize),  cmocka_unit_test(test_quantize_not_finite),
-        cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_shapes),
-        cmocka_unit_test(test_softmax),   cmocka_unit_test(test_exp2_lanes),
+        cmocka_unit_test(test_rms_norm),
+        cmocka_unit_test(test_add),
+        cmocka_unit_test(test_silu_mul),
+        cmocka_unit_test(test_sum_exp),
+        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_to_f16),
+        cmocka_unit_test(test_quantize),
+        cmocka_unit_test(test_quantize_not_finite),
+        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_attention_shapes),
+        cmocka_unit_test(test_softmax),
+        cmocka_unit_test(test_exp2_lanes),
+        cmocka_unit_test(test_quantised_attention),
     };
     static struct CMUnitTest tests[LENGTH(fixed) + MAX_BACKENDS * LENGTH(for_each)];
     static char names[MAX_BACKENDS * LENGTH(for_each)][48];
