@@ -62,6 +62,7 @@ struct drllm_log {
 
 /* All memory of models and sessions comes from here, except what XNNPACK and the thread pool allocate for
  * themselves. allocate: `size` bytes aligned to `alignment` (a power of two up to 64), or NULL; size is never 0.
+ * The packed weights of a GGUF file are one request; huge pages are worth a fifth of the decoding speed there.
  * Both functions may be called from any thread that calls the library. */
 struct drllm_allocator {
     void *(*allocate)(void *user, size_t size, size_t alignment);

@@ -12,6 +12,7 @@
 #include "runtime/program.h"
 #include "runtime/session.h"
 #include "runtime/tokenizer_internal.h"
+#include "runtime/weights.h"
 
 #include <assert.h>
 #include <string.h>
@@ -144,7 +145,8 @@ static bool is_wanted(struct drllm_string key) {
 /* The tensors of a model, one after the other. */
 struct tensors {
     struct sum *sum;
-    size_t head_bytes; /* of the embedding, as long as it may be the head, too */
+    size_t packed_bytes; /* of the matrices, which are one piece of memory */
+    size_t head_bytes;   /* of the embedding, as long as it may be the head, too */
     bool has_head;
     uint64_t cpu_features;
 };
@@ -156,6 +158,12 @@ static bool is_named(const struct drllm_gguf_tensor *tensor, const char *name) {
 static bool ends_with(const struct drllm_gguf_tensor *tensor, const char *ending) {
     const size_t size = strlen(ending);
     return tensor->name.size >= size && memcmp(tensor->name.data + tensor->name.size - size, ending, size) == 0;
+}
+
+static void add_packed(struct tensors *tensors, size_t bytes) {
+    if (!drllm_add_sizes(tensors->packed_bytes, bytes, &tensors->packed_bytes)) {
+        tensors->sum->overflow = true;
+    }
 }
 
 /* Matrices are interleaved, by way of one panel in another format where they are converted; vectors become floats. */
@@ -173,12 +181,12 @@ static void add_tensor(void *user, const struct drllm_gguf_tensor *tensor) {
                              &choice)) {
         return; /* the open says so */
     }
-    const size_t bytes = drllm_packed_bytes(choice.format, rows, cols);
+    const size_t bytes = drllm_weights_padded(drllm_packed_bytes(choice.format, rows, cols));
     tensors->has_head = tensors->has_head || is_named(tensor, "output.weight");
     if (is_named(tensor, "token_embd.weight")) {
         tensors->head_bytes = bytes;
     } else {
-        add_kept(tensors->sum, bytes, 1);
+        add_packed(tensors, bytes);
     }
     if (choice.format != stored) {
         const size_t passing = (DRLLM_PANEL_ROWS + cols) * sizeof(float) + DRLLM_PANEL_ROWS * cols * sizeof(float);
@@ -222,8 +230,9 @@ static int read_gguf(const void *model, size_t size, uint64_t cpu_features, stru
         return status;
     }
     if (!tensors.has_head) {
-        add_kept(sum, tensors.head_bytes, 1);
+        add_packed(&tensors, tensors.head_bytes);
     }
+    add_kept(sum, tensors.packed_bytes, 1);
     struct drllm_string name = {"", 0}, text;
     (void)drllm_gguf_get_string(&gguf, "general.name", &name);
     shape->name_bytes = name.size + 1;

@@ -2,6 +2,7 @@
 #include "quant/unpack.h"
 #include "runtime/choice.h"
 #include "runtime/error.h"
+#include "runtime/memory.h"
 #include "runtime/rope.h"
 #include "runtime/weights.h"
 
@@ -71,7 +72,10 @@ static int load_norm(struct drllm_loader *loader, const char *name, const float 
 }
 
 /* The kernels' exact sums need |q| <= 127. */
-static int check_q8c(const struct drllm_loader *loader, const struct drllm_source *source) {
+static int check_values(const struct drllm_loader *loader, const struct drllm_source *source) {
+    if (source->stored != DRLLM_FORMAT_Q8C) {
+        return DRLLM_OK;
+    }
     bool sound = memchr(source->data, 0x80, source->bytes) == NULL;
     for (size_t i = 0; i < source->rows; i++) {
         sound = sound && isfinite(source->scales[i]) && source->scales[i] >= 0.0f;
@@ -111,7 +115,6 @@ static int find_matrix(const struct drllm_loader *loader, const char *base, size
         }
         source->stored = DRLLM_FORMAT_Q8C;
         source->scales = scales->data;
-        return check_q8c(loader, source);
     }
     return DRLLM_OK;
 }
@@ -133,22 +136,56 @@ static void note_conversion(struct drllm_loader *loader, enum drllm_format store
     loader->conversions[i].count++;
 }
 
-static int load_matrix(struct drllm_loader *loader, const char *base, size_t cols, size_t rows, bool is_head,
-                       struct drllm_matrix *matrix) {
-    struct drllm_model *model = loader->model;
+/* A matrix of the network, without ".weight" in its name, and where it goes. */
+struct place {
+    char base[NAME_BYTES];
+    size_t cols, rows;
+    bool is_head;
+    struct drllm_matrix *matrix;
+};
+
+static int choose(const struct drllm_loader *loader, const struct place *place, char name[NAME_BYTES],
+                  struct drllm_source *source, struct drllm_choice_of_format *choice) {
+    const struct drllm_model *model = loader->model;
+    const int status = find_matrix(loader, place->base, place->cols, place->rows, name, source);
+    if (status == DRLLM_OK && !drllm_choose_format(source->stored, place->cols, place->is_head, model->compute,
+                                                   model->head_choice, model->cpu_features, choice)) {
+        return drllm_fail(loader->error, DRLLM_ERR_UNSUPPORTED, "tensor %s has type %s, which cannot be multiplied",
+                          name, drllm_format_name(source->stored));
+    }
+    return status;
+}
+
+static int measure_matrix(struct drllm_loader *loader, const struct place *place) {
     char name[NAME_BYTES];
     struct drllm_source source;
-    int status = find_matrix(loader, base, cols, rows, name, &source);
+    struct drllm_choice_of_format choice;
+    const int status = choose(loader, place, name, &source, &choice);
+    if (status != DRLLM_OK || choice.xnnpack) {
+        return status;
+    }
+    const size_t bytes = drllm_packed_bytes(choice.format, place->rows, place->cols);
+    if (bytes > SIZE_MAX - DRLLM_ALIGNMENT ||
+        !drllm_add_sizes(loader->packed_bytes, drllm_weights_padded(bytes), &loader->packed_bytes)) {
+        return drllm_weights_out_of_memory(loader, name);
+    }
+    return DRLLM_OK;
+}
+
+static int load_matrix(struct drllm_loader *loader, const struct place *place) {
+    struct drllm_model *model = loader->model;
+    struct drllm_matrix *matrix = place->matrix;
+    char name[NAME_BYTES];
+    struct drllm_source source;
+    struct drllm_choice_of_format choice;
+    int status = choose(loader, place, name, &source, &choice);
+    if (status == DRLLM_OK) {
+        status = check_values(loader, &source);
+    }
     if (status != DRLLM_OK) {
         return status;
     }
-    struct drllm_choice_of_format choice;
-    if (!drllm_choose_format(source.stored, cols, is_head, model->compute, model->head_choice, model->cpu_features,
-                             &choice)) {
-        return drllm_fail(loader->error, DRLLM_ERR_UNSUPPORTED, "tensor %s has type %s, which cannot be multiplied",
-                          name, drllm_format_name(source.stored));
-    }
-    *matrix = (struct drllm_matrix){.format = choice.format, .rows = rows, .cols = cols};
+    *matrix = (struct drllm_matrix){.format = choice.format, .rows = place->rows, .cols = place->cols};
     status = choice.xnnpack ? drllm_weights_pack_for_xnn(loader, &source, matrix)
                             : drllm_weights_pack(loader, &source, matrix);
     if (status != DRLLM_OK) {
@@ -157,14 +194,14 @@ static int load_matrix(struct drllm_loader *loader, const char *base, size_t col
     if (choice.format != source.stored) {
         note_conversion(loader, source.stored, choice.format);
     }
-    if (!is_head) {
+    if (!place->is_head) {
         loader->bytes_by_format[source.stored == DRLLM_FORMAT_Q8C ? DRLLM_FORMAT_I8 : source.stored] += source.bytes;
     }
     if (model->backing.forget != NULL) {
         /* All tensors, since systems map pages around the one that is read as well. */
         model->backing.forget(loader->data, loader->data_size);
     }
-    if (is_head && source.data == model->embedding.rows && choice.format == source.stored && !choice.xnnpack) {
+    if (place->is_head && source.data == model->embedding.rows && choice.format == source.stored && !choice.xnnpack) {
         model->embedding.packed = &model->head;
     }
     return DRLLM_OK;
@@ -184,34 +221,73 @@ void drllm_block_matrix_shape(const struct drllm_config *config, enum drllm_bloc
     *cols = shapes[which][1];
 }
 
-static int load_block(struct drllm_loader *loader, size_t layer) {
+static void block_base(char base[NAME_BYTES], size_t layer, size_t which) {
     static const char *const names[DRLLM_BLOCK_MATRICES] = {
         [DRLLM_MATRIX_Q] = "attn_q",           [DRLLM_MATRIX_K] = "attn_k",      [DRLLM_MATRIX_V] = "attn_v",
         [DRLLM_MATRIX_OUTPUT] = "attn_output", [DRLLM_MATRIX_GATE] = "ffn_gate", [DRLLM_MATRIX_UP] = "ffn_up",
         [DRLLM_MATRIX_DOWN] = "ffn_down",
     };
+    drllm_format_text(base, NAME_BYTES, "blk.%zu.%s", layer, names[which]);
+}
+
+/* All matrices in the order in which a token meets them. */
+static int for_each_matrix(struct drllm_loader *loader, int (*visit)(struct drllm_loader *, const struct place *)) {
+    struct drllm_model *model = loader->model;
+    const struct drllm_config *config = &model->config;
+    struct place place = {.is_head = false};
+    for (size_t i = 0; i < config->n_layers * DRLLM_BLOCK_MATRICES; i++) {
+        const size_t which = i % DRLLM_BLOCK_MATRICES;
+        drllm_block_matrix_shape(config, (enum drllm_block_matrix)which, &place.rows, &place.cols);
+        block_base(place.base, i / DRLLM_BLOCK_MATRICES, which);
+        place.matrix = &model->blocks[i / DRLLM_BLOCK_MATRICES].matrix[which];
+        const int status = visit(loader, &place);
+        if (status != DRLLM_OK) {
+            return status;
+        }
+    }
+    const char *head = find(loader, "output.weight") != NULL ? "output" : "token_embd"; /* tied */
+    place = (struct place){.cols = config->d_model, .rows = config->n_vocab, .is_head = true, .matrix = &model->head};
+    drllm_format_text(place.base, sizeof place.base, "%s", head);
+    return visit(loader, &place);
+}
+
+/* One piece of memory for all: the system can give it in huge pages, of which a decoded token touches every one. */
+static int load_matrices(struct drllm_loader *loader) {
+    const int status = for_each_matrix(loader, measure_matrix);
+    if (status != DRLLM_OK) {
+        return status;
+    }
+    if (loader->packed_bytes != 0) {
+        loader->packed = drllm_weights_keep(loader, loader->packed_bytes, 1);
+        if (loader->packed == NULL) {
+            return drllm_fail(loader->error, DRLLM_ERR_MEMORY, "not enough memory for %zu bytes of weights",
+                              loader->packed_bytes);
+        }
+    }
+    return for_each_matrix(loader, load_matrix);
+}
+
+/* Norms and biases. */
+static int load_block_vectors(struct drllm_loader *loader, size_t layer) {
     struct drllm_block_weights *block = &loader->model->blocks[layer];
-    char name[NAME_BYTES];
+    char base[NAME_BYTES], name[NAME_BYTES];
     for (size_t i = 0; i < DRLLM_BLOCK_MATRICES; i++) {
         size_t rows, cols;
         drllm_block_matrix_shape(&loader->model->config, (enum drllm_block_matrix)i, &rows, &cols);
-        drllm_format_text(name, sizeof name, "blk.%zu.%s", layer, names[i]);
-        int status = load_matrix(loader, name, cols, rows, false, &block->matrix[i]);
-        if (status == DRLLM_OK) {
-            drllm_format_text(name, sizeof name, "blk.%zu.%s.bias", layer, names[i]);
-            status = load_vector(loader, name, rows, &block->bias[i]);
-        }
+        block_base(base, layer, i);
+        drllm_format_text(name, sizeof name, "%s.bias", base);
+        const int status = load_vector(loader, name, rows, &block->bias[i]);
         if (status != DRLLM_OK) {
             return status;
         }
     }
     drllm_format_text(name, sizeof name, "blk.%zu.attn_norm.weight", layer);
-    int status = load_norm(loader, name, &block->attention_norm);
-    if (status == DRLLM_OK) {
-        drllm_format_text(name, sizeof name, "blk.%zu.ffn_norm.weight", layer);
-        status = load_norm(loader, name, &block->ffn_norm);
+    const int status = load_norm(loader, name, &block->attention_norm);
+    if (status != DRLLM_OK) {
+        return status;
     }
-    return status;
+    drllm_format_text(name, sizeof name, "blk.%zu.ffn_norm.weight", layer);
+    return load_norm(loader, name, &block->ffn_norm);
 }
 
 static int load_rope(struct drllm_loader *loader) {
@@ -308,11 +384,10 @@ static int load(struct drllm_loader *loader) {
         status = load_norm(loader, "output_norm.weight", &model->output_norm);
     }
     for (size_t layer = 0; layer < config->n_layers && status == DRLLM_OK; layer++) {
-        status = load_block(loader, layer);
+        status = load_block_vectors(loader, layer);
     }
     if (status == DRLLM_OK) {
-        const char *head = find(loader, "output.weight") != NULL ? "output" : "token_embd"; /* tied */
-        status = load_matrix(loader, head, config->d_model, config->n_vocab, true, &model->head);
+        status = load_matrices(loader);
     }
     if (status == DRLLM_OK) {
         finish(loader);

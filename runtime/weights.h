@@ -20,6 +20,8 @@ struct drllm_loader {
     const unsigned char *data; /* all tensors' */
     size_t data_size;
     struct drllm_threads *threads; /* NULL: inline */
+    unsigned char *packed;         /* what is left of the memory for the matrices that our kernels read */
+    size_t packed_bytes;
     struct drllm_error *error;
     struct drllm_conversion conversions[DRLLM_MAX_CONVERSIONS];
     size_t n_conversions;
@@ -42,6 +44,11 @@ struct drllm_source {
 void *drllm_weights_keep(struct drllm_loader *loader, size_t count, size_t size);
 /* DRLLM_ERR_MEMORY, with the tensor's name. */
 int drllm_weights_out_of_memory(const struct drllm_loader *loader, const char *name);
+
+/* What a packed matrix takes of the memory that all of them share. */
+static inline size_t drllm_weights_padded(size_t bytes) {
+    return (bytes + DRLLM_ALIGNMENT - 1) / DRLLM_ALIGNMENT * DRLLM_ALIGNMENT;
+}
 
 /* One row of the source as floats[cols]. */
 void drllm_weights_dequantize_row(const struct drllm_source *source, size_t row, float *out);

@@ -112,10 +112,9 @@ int drllm_weights_pack(struct drllm_loader *loader, const struct drllm_source *s
         return drllm_fail(loader->error, DRLLM_ERR_UNSUPPORTED, "tensor %s (%zu x %zu) cannot run as %s", source->name,
                           source->rows, source->cols, drllm_format_name(run));
     }
-    unsigned char *packed = drllm_weights_keep(loader, bytes, 1);
-    if (packed == NULL) {
-        return drllm_weights_out_of_memory(loader, source->name);
-    }
+    unsigned char *packed = loader->packed; /* model_weights.c has measured it with the same choices */
+    loader->packed += drllm_weights_padded(bytes);
+    loader->packed_bytes -= drllm_weights_padded(bytes);
     struct pack_job job = {.source = source,
                            .run = run,
                            .packed = packed,

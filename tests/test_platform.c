@@ -348,6 +348,13 @@ static void test_memory(void **state) {
         }
     }
     drllm_memory_release(NULL);
+    enum { LARGE = (5 << 20) + 1000, HUGE_PAGE = 2 << 20 }; /* comes so that it can lie in huge pages */
+    unsigned char *large = drllm_memory_allocate(LARGE, 64);
+    assert_non_null(large);
+    assert_int_equal((uintptr_t)large % HUGE_PAGE, 0);
+    memset(large, 1, LARGE);
+    drllm_memory_release(large);
+    assert_null(drllm_memory_allocate(SIZE_MAX - 100, 64));
 }
 
 static void test_clock(void **state) {
