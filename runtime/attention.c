@@ -104,6 +104,18 @@ static struct attention_rows begin_rows(const struct attention_run *run, size_t 
     return rows;
 }
 
+/* Have the blocks come closer while something else is computed. A decoded token reads every key and value once, from memory, in pieces
+ * too short for the processor to foresee the next; the rows of a prompt find them in the cache. */
+static void fetch_blocks(const struct attention_rows *rows, const void *blocks, size_t stride, size_t n_blocks,
+                         size_t block_bytes) {
+    for (size_t b = 0; b < n_blocks && rows->n <= DIRECT_ROWS; b++) {
+        const unsigned char *block = (const unsigned char *)blocks + b * stride;
+        for (size_t i = 0; i < block_bytes; i += DRLLM_ALIGNMENT) {
+            __builtin_prefetch(block + i);
+        }
+    }
+}
+
 /* Keys behind a row's own position, of `padded` from number `first` on, count for nothing. */
 static void mask(const struct attention_rows *rows, size_t first, size_t padded) {
     for (size_t row = 0; first + padded > rows->position && row < rows->n; row++) {
@@ -149,6 +161,7 @@ static void add_keys(const struct attention_run *run, size_t kv_head, const stru
     const size_t n_blocks = padded / DRLLM_KV_BLOCK;
     const void *keys = drllm_kvcache_keys(kv, run->slot, kv_head, first);
     const void *values = drllm_kvcache_values(kv, run->slot, kv_head, first);
+    const bool is_last = first + TILE_KEYS >= rows->position + (rows->n - 1) / rows->group + 1;
     const bool expand = rows->n > DIRECT_ROWS && kv->format == DRLLM_FORMAT_F16;
     const enum drllm_format format = expand ? DRLLM_FORMAT_F32 : kv->format;
     size_t stride = drllm_kvcache_key_stride(kv);
@@ -157,9 +170,14 @@ static void add_keys(const struct attention_run *run, size_t kv_head, const stru
         keys = rows->expanded;
         stride = drllm_kv_key_bytes(DRLLM_FORMAT_F32, head_dim);
     }
+    fetch_blocks(rows, values, drllm_kvcache_value_stride(kv), n_blocks, drllm_kv_value_bytes(kv->format, head_dim));
     ops->scores(format, rows->queries, head_dim, rows->n, keys, stride, n_blocks, head_dim, rows->scores, TILE_KEYS);
     mask(rows, first, padded);
     ops->softmax(rows->scores, TILE_KEYS, rows->n, padded, rows->max, rows->sum, rows->factor);
+    if (!is_last) {
+        fetch_blocks(rows, drllm_kvcache_keys(kv, run->slot, kv_head, first + TILE_KEYS), drllm_kvcache_key_stride(kv),
+                     DRLLM_KV_TILE / DRLLM_KV_BLOCK, drllm_kv_key_bytes(kv->format, head_dim));
+    }
     if (expand) {
         ops->expand(values, drllm_kvcache_value_stride(kv), n_blocks, head_dim, rows->expanded);
         values = rows->expanded;
