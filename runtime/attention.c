@@ -104,15 +104,28 @@ static struct attention_rows begin_rows(const struct attention_run *run, size_t 
     return rows;
 }
 
-/* Have the blocks come closer while something else is computed. A decoded token reads every key and value once, from memory, in pieces
- * too short for the processor to foresee the next; the rows of a prompt find them in the cache. */
-static void fetch_blocks(const struct attention_rows *rows, const void *blocks, size_t stride, size_t n_blocks,
-                         size_t block_bytes) {
-    for (size_t b = 0; b < n_blocks && rows->n <= DIRECT_ROWS; b++) {
-        const unsigned char *block = (const unsigned char *)blocks + b * stride;
+static void fetch(const void *blocks, size_t stride, size_t n_blocks, size_t block_bytes) {
+    for (size_t b = 0; b < n_blocks; b++) {
         for (size_t i = 0; i < block_bytes; i += DRLLM_ALIGNMENT) {
-            __builtin_prefetch(block + i);
+            __builtin_prefetch((const unsigned char *)blocks + b * stride + i);
         }
+    }
+}
+
+/* A decoded token reads every key and value once, from memory, in pieces too short for the processor to foresee the
+ * next one: have this tile's values and the next one's keys come while this one's keys are read. A prompt's rows find
+ * most of them in the cache. */
+static void fetch_ahead(const struct attention_run *run, size_t kv_head, const struct attention_rows *rows,
+                        size_t first, bool is_last) {
+    const struct drllm_kvcache *kv = &run->session->kv;
+    if (rows->n > DIRECT_ROWS) {
+        return;
+    }
+    fetch(drllm_kvcache_values(kv, run->slot, kv_head, first), drllm_kvcache_value_stride(kv),
+          TILE_KEYS / drllm_kv_value_positions(kv->format), drllm_kv_value_bytes(kv->format, kv->head_dim));
+    if (!is_last) {
+        fetch(drllm_kvcache_keys(kv, run->slot, kv_head, first + TILE_KEYS), drllm_kvcache_key_stride(kv),
+              TILE_KEYS / DRLLM_KV_BLOCK, drllm_kv_key_bytes(kv->format, kv->head_dim));
     }
 }
 
@@ -161,7 +174,6 @@ static void add_keys(const struct attention_run *run, size_t kv_head, const stru
     const size_t n_blocks = padded / DRLLM_KV_BLOCK;
     const void *keys = drllm_kvcache_keys(kv, run->slot, kv_head, first);
     const void *values = drllm_kvcache_values(kv, run->slot, kv_head, first);
-    const bool is_last = first + TILE_KEYS >= rows->position + (rows->n - 1) / rows->group + 1;
     const bool expand = rows->n > DIRECT_ROWS && kv->format == DRLLM_FORMAT_F16;
     const enum drllm_format format = expand ? DRLLM_FORMAT_F32 : kv->format;
     size_t stride = drllm_kvcache_key_stride(kv);
@@ -170,14 +182,9 @@ static void add_keys(const struct attention_run *run, size_t kv_head, const stru
         keys = rows->expanded;
         stride = drllm_kv_key_bytes(DRLLM_FORMAT_F32, head_dim);
     }
-    fetch_blocks(rows, values, drllm_kvcache_value_stride(kv), n_blocks, drllm_kv_value_bytes(kv->format, head_dim));
     ops->scores(format, rows->queries, head_dim, rows->n, keys, stride, n_blocks, head_dim, rows->scores, TILE_KEYS);
     mask(rows, first, padded);
     ops->softmax(rows->scores, TILE_KEYS, rows->n, padded, rows->max, rows->sum, rows->factor);
-    if (!is_last) {
-        fetch_blocks(rows, drllm_kvcache_keys(kv, run->slot, kv_head, first + TILE_KEYS), drllm_kvcache_key_stride(kv),
-                     DRLLM_KV_TILE / DRLLM_KV_BLOCK, drllm_kv_key_bytes(kv->format, head_dim));
-    }
     if (expand) {
         ops->expand(values, drllm_kvcache_value_stride(kv), n_blocks, head_dim, rows->expanded);
         values = rows->expanded;
@@ -219,6 +226,7 @@ static void run_tile(void *context, size_t worker, size_t index) {
     const size_t n_keys = rows.position + n_tokens;
     for (size_t first = 0; first < n_keys; first += TILE_KEYS) {
         const size_t n = n_keys - first < TILE_KEYS ? n_keys - first : (size_t)TILE_KEYS;
+        fetch_ahead(run, kv_head, &rows, first, first + TILE_KEYS >= n_keys);
         if (session->kv_multiply != NULL) {
             add_quantised_keys(run, kv_head, &rows, first, n);
         } else {
