@@ -6,11 +6,11 @@
 
 #include <immintrin.h>
 
-enum { LANES = DRLLM_KV_BLOCK, MAX_VECTORS = 8 };
+enum { LANES = DRLLM_KV_BLOCK, MAX_VECTORS = 8, FEW_ROWS = 3 };
 
-/* Eight or more sums side by side, which hides the latency of an addition, in 16 registers. */
+/* Six or more sums side by side, which hides the latency of an addition, and what is added to them in 16 registers. */
 #define MAX_ROWS 6
-#define TILE_WIDTH(n_rows) ((n_rows) >= 4 ? 2 : (n_rows) >= 2 ? 4 : 8)
+#define TILE_WIDTH(n_rows) ((n_rows) >= 3 ? 2 : (n_rows) >= 2 ? 4 : 8)
 
 /* drllm_exp2f in every lane; max keeps its second operand when the first is NaN, as the reference's ?: does. */
 INLINE __m256 exp2_8(__m256 x) {
@@ -52,9 +52,16 @@ INLINE void tile_scores(enum drllm_format format, const float *q, size_t ldq, si
             acc[r][b] = _mm256_setzero_ps();
         }
     }
+    const size_t step = LANES * (format == DRLLM_FORMAT_F32 ? sizeof(float) : sizeof(uint16_t));
     for (size_t d = 0; d < head_dim; d++) {
         __m256 keys[MAX_VECTORS];
         for (size_t b = 0; b < n_blocks; b++) {
+            /* A decoded token's keys come from memory, in streams too short to be foreseen: two turns ahead. The hint
+             * leaves the first cache's few misses to what is needed now. */
+            if (n_rows <= FEW_ROWS && d * step % 64 == 0) {
+                const uintptr_t ahead = (uintptr_t)k + (b + 2 * n_blocks) * block_bytes + d * step;
+                _mm_prefetch((const char *)ahead, _MM_HINT_T1);
+            }
             keys[b] = load_elements(format, k + b * block_bytes, d * LANES);
         }
         for (size_t r = 0; r < n_rows; r++) {

@@ -104,31 +104,6 @@ static struct attention_rows begin_rows(const struct attention_run *run, size_t 
     return rows;
 }
 
-static void fetch(const void *blocks, size_t stride, size_t n_blocks, size_t block_bytes) {
-    for (size_t b = 0; b < n_blocks; b++) {
-        for (size_t i = 0; i < block_bytes; i += DRLLM_ALIGNMENT) {
-            __builtin_prefetch((const unsigned char *)blocks + b * stride + i);
-        }
-    }
-}
-
-/* A decoded token reads every key and value once, from memory, in pieces too short for the processor to foresee the
- * next one: have this tile's values and the next one's keys come while this one's keys are read. A prompt's rows find
- * most of them in the cache. */
-static void fetch_ahead(const struct attention_run *run, size_t kv_head, const struct attention_rows *rows,
-                        size_t first, bool is_last) {
-    const struct drllm_kvcache *kv = &run->session->kv;
-    if (rows->n > DIRECT_ROWS) {
-        return;
-    }
-    fetch(drllm_kvcache_values(kv, run->slot, kv_head, first), drllm_kvcache_value_stride(kv),
-          TILE_KEYS / drllm_kv_value_positions(kv->format), drllm_kv_value_bytes(kv->format, kv->head_dim));
-    if (!is_last) {
-        fetch(drllm_kvcache_keys(kv, run->slot, kv_head, first + TILE_KEYS), drllm_kvcache_key_stride(kv),
-              TILE_KEYS / DRLLM_KV_BLOCK, drllm_kv_key_bytes(kv->format, kv->head_dim));
-    }
-}
-
 /* Keys behind a row's own position, of `padded` from number `first` on, count for nothing. */
 static void mask(const struct attention_rows *rows, size_t first, size_t padded) {
     for (size_t row = 0; first + padded > rows->position && row < rows->n; row++) {
@@ -151,9 +126,9 @@ static void add_quantised_keys(const struct attention_run *run, size_t kv_head, 
     const size_t panel_bytes = drllm_kv_panel_bytes(TILE_KEYS);
     const size_t n_panels = head_dim / DRLLM_KV_BLOCK;
 
-    run->session->kv_multiply(drllm_kvcache_keys(kv, run->slot, kv_head, first), drllm_kvcache_key_stride(kv),
-                              padded / DRLLM_KV_BLOCK, head_dim / DRLLM_GROUP, rows->quantised_queries.row, rows->n,
-                              rows->scores, TILE_KEYS);
+    run->session->kv_multiply(drllm_kvcache_keys(kv, run->slot, kv_head, first),
+                              drllm_kv_key_bytes(kv->format, head_dim), padded / DRLLM_KV_BLOCK, head_dim / DRLLM_GROUP,
+                              rows->quantised_queries.row, rows->n, rows->scores, TILE_KEYS);
     mask(rows, first, padded);
     ops->softmax(rows->scores, TILE_KEYS, rows->n, padded, rows->max, rows->sum, rows->factor);
     ops->quantize(rows->scores, TILE_KEYS, rows->n, padded,
@@ -176,7 +151,7 @@ static void add_keys(const struct attention_run *run, size_t kv_head, const stru
     const void *values = drllm_kvcache_values(kv, run->slot, kv_head, first);
     const bool expand = rows->n > DIRECT_ROWS && kv->format == DRLLM_FORMAT_F16;
     const enum drllm_format format = expand ? DRLLM_FORMAT_F32 : kv->format;
-    size_t stride = drllm_kvcache_key_stride(kv);
+    size_t stride = drllm_kv_key_bytes(kv->format, head_dim);
     if (expand) {
         ops->expand(keys, stride, n_blocks, head_dim, rows->expanded);
         keys = rows->expanded;
@@ -186,7 +161,7 @@ static void add_keys(const struct attention_run *run, size_t kv_head, const stru
     mask(rows, first, padded);
     ops->softmax(rows->scores, TILE_KEYS, rows->n, padded, rows->max, rows->sum, rows->factor);
     if (expand) {
-        ops->expand(values, drllm_kvcache_value_stride(kv), n_blocks, head_dim, rows->expanded);
+        ops->expand(values, drllm_kv_value_bytes(kv->format, head_dim), n_blocks, head_dim, rows->expanded);
         values = rows->expanded;
     }
     ops->values(format, rows->scores, TILE_KEYS, rows->n, values, stride, n, head_dim, rows->factor, rows->outputs,
@@ -226,7 +201,6 @@ static void run_tile(void *context, size_t worker, size_t index) {
     const size_t n_keys = rows.position + n_tokens;
     for (size_t first = 0; first < n_keys; first += TILE_KEYS) {
         const size_t n = n_keys - first < TILE_KEYS ? n_keys - first : (size_t)TILE_KEYS;
-        fetch_ahead(run, kv_head, &rows, first, first + TILE_KEYS >= n_keys);
         if (session->kv_multiply != NULL) {
             add_quantised_keys(run, kv_head, &rows, first, n);
         } else {

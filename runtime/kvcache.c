@@ -16,26 +16,24 @@ int drllm_kvcache_init(struct drllm_kvcache *cache, const struct drllm_allocator
     return cache->slots == NULL ? DRLLM_ERR_MEMORY : DRLLM_OK;
 }
 
-size_t drllm_kvcache_key_stride(const struct drllm_kvcache *cache) {
-    return cache->n_kv_heads * drllm_kv_key_bytes(cache->format, cache->head_dim);
-}
-
-size_t drllm_kvcache_value_stride(const struct drllm_kvcache *cache) {
-    return cache->n_kv_heads * drllm_kv_value_bytes(cache->format, cache->head_dim);
-}
-
-/* Bytes of the keys and of the values of a tile. */
+/* Bytes of the keys and of the values of one head's tile. */
 static size_t key_tile_bytes(const struct drllm_kvcache *cache) {
-    return DRLLM_KV_TILE / DRLLM_KV_BLOCK * drllm_kvcache_key_stride(cache);
+    return DRLLM_KV_TILE / DRLLM_KV_BLOCK * drllm_kv_key_bytes(cache->format, cache->head_dim);
 }
 
 static size_t value_tile_bytes(const struct drllm_kvcache *cache) {
-    return DRLLM_KV_TILE / drllm_kv_value_positions(cache->format) * drllm_kvcache_value_stride(cache);
+    return DRLLM_KV_TILE / drllm_kv_value_positions(cache->format) *
+           drllm_kv_value_bytes(cache->format, cache->head_dim);
+}
+
+/* Tiles of a slot with room for so many positions, those of all heads. */
+static size_t n_tiles(const struct drllm_kvcache *cache, size_t capacity) {
+    return cache->n_kv_heads * (capacity / DRLLM_KV_TILE);
 }
 
 static void slot_free(const struct drllm_kvcache *cache, struct drllm_kv_slot *slot) {
-    drllm_release(&cache->allocator, slot->keys, slot->capacity / DRLLM_KV_TILE, key_tile_bytes(cache));
-    drllm_release(&cache->allocator, slot->values, slot->capacity / DRLLM_KV_TILE, value_tile_bytes(cache));
+    drllm_release(&cache->allocator, slot->keys, n_tiles(cache, slot->capacity), key_tile_bytes(cache));
+    drllm_release(&cache->allocator, slot->values, n_tiles(cache, slot->capacity), value_tile_bytes(cache));
 }
 
 void drllm_kvcache_free(struct drllm_kvcache *cache) {
@@ -56,33 +54,36 @@ static void set_panel_scales(unsigned char *block, size_t head_dim) {
 }
 
 /* What lies behind the last position in its tile is read, and what comes of it thrown away, before it is written. */
-static void clear_tiles(const struct drllm_kvcache *cache, struct drllm_kv_slot *slot, size_t first) {
-    const size_t n = slot->capacity / DRLLM_KV_TILE - first;
-    unsigned char *values = slot->values + first * value_tile_bytes(cache);
-    memset(slot->keys + first * key_tile_bytes(cache), 0, n * key_tile_bytes(cache));
+static void clear_tiles(const struct drllm_kvcache *cache, unsigned char *keys, unsigned char *values, size_t n) {
+    memset(keys, 0, n * key_tile_bytes(cache));
     memset(values, 0, n * value_tile_bytes(cache));
-    if (cache->format == DRLLM_FORMAT_Q8_0) {
-        for (size_t i = 0; i < n * cache->n_kv_heads; i++) {
-            set_panel_scales(values + i * drllm_kv_value_bytes(cache->format, cache->head_dim), cache->head_dim);
-        }
+    for (size_t i = 0; i < n && cache->format == DRLLM_FORMAT_Q8_0; i++) {
+        set_panel_scales(values + i * value_tile_bytes(cache), cache->head_dim);
     }
 }
 
 static int slot_grow(const struct drllm_kvcache *cache, struct drllm_kv_slot *slot, size_t capacity, size_t n_used) {
-    const size_t n_tiles = capacity / DRLLM_KV_TILE;
+    const size_t key_bytes = key_tile_bytes(cache);
+    const size_t value_bytes = value_tile_bytes(cache);
+    const size_t n_head = capacity / DRLLM_KV_TILE;
+    const size_t n_before = slot->capacity / DRLLM_KV_TILE;
     const size_t n_kept = drllm_kv_round_up(n_used, DRLLM_KV_TILE) / DRLLM_KV_TILE;
     struct drllm_kv_slot grown = {.capacity = capacity};
-    grown.keys = drllm_allocate(&cache->allocator, n_tiles, key_tile_bytes(cache));
-    grown.values = drllm_allocate(&cache->allocator, n_tiles, value_tile_bytes(cache));
+    grown.keys = drllm_allocate(&cache->allocator, n_tiles(cache, capacity), key_bytes);
+    grown.values = drllm_allocate(&cache->allocator, n_tiles(cache, capacity), value_bytes);
     if (grown.keys == NULL || grown.values == NULL) {
         slot_free(cache, &grown);
         return DRLLM_ERR_MEMORY;
     }
-    if (n_kept > 0) {
-        memcpy(grown.keys, slot->keys, n_kept * key_tile_bytes(cache));
-        memcpy(grown.values, slot->values, n_kept * value_tile_bytes(cache));
+    for (size_t head = 0; head < cache->n_kv_heads; head++) {
+        unsigned char *keys = grown.keys + head * n_head * key_bytes;
+        unsigned char *values = grown.values + head * n_head * value_bytes;
+        if (n_kept > 0) {
+            memcpy(keys, slot->keys + head * n_before * key_bytes, n_kept * key_bytes);
+            memcpy(values, slot->values + head * n_before * value_bytes, n_kept * value_bytes);
+        }
+        clear_tiles(cache, keys + n_kept * key_bytes, values + n_kept * value_bytes, n_head - n_kept);
     }
-    clear_tiles(cache, &grown, n_kept);
     slot_free(cache, slot);
     *slot = grown;
     return DRLLM_OK;
@@ -112,14 +113,14 @@ void drllm_kvcache_trim(struct drllm_kvcache *cache, size_t n_slots) {
 }
 
 static unsigned char *key_block(const struct drllm_kvcache *cache, size_t slot, size_t kv_head, size_t position) {
-    return cache->slots[slot].keys + position / DRLLM_KV_BLOCK * drllm_kvcache_key_stride(cache) +
-           kv_head * drllm_kv_key_bytes(cache->format, cache->head_dim);
+    const size_t block = (kv_head * cache->slots[slot].capacity + position) / DRLLM_KV_BLOCK;
+    return cache->slots[slot].keys + block * drllm_kv_key_bytes(cache->format, cache->head_dim);
 }
 
 static unsigned char *value_block(const struct drllm_kvcache *cache, size_t slot, size_t kv_head, size_t position) {
+    const size_t n = kv_head * cache->slots[slot].capacity + position;
     return cache->slots[slot].values +
-           position / drllm_kv_value_positions(cache->format) * drllm_kvcache_value_stride(cache) +
-           kv_head * drllm_kv_value_bytes(cache->format, cache->head_dim);
+           n / drllm_kv_value_positions(cache->format) * drllm_kv_value_bytes(cache->format, cache->head_dim);
 }
 
 const void *drllm_kvcache_keys(const struct drllm_kvcache *cache, size_t slot, size_t kv_head, size_t position) {
@@ -206,7 +207,8 @@ void drllm_kvcache_store(const struct drllm_kvcache *cache, const struct drllm_v
 uint64_t drllm_kvcache_bytes(const struct drllm_kvcache *cache) {
     uint64_t total = 0;
     for (size_t i = 0; i < cache->n_slots; i++) {
-        total += (uint64_t)cache->slots[i].capacity / DRLLM_KV_TILE * (key_tile_bytes(cache) + value_tile_bytes(cache));
+        total += (uint64_t)cache->slots[i].capacity / DRLLM_KV_TILE * cache->n_kv_heads *
+                 (key_tile_bytes(cache) + value_tile_bytes(cache));
     }
     return total;
 }

@@ -1,7 +1,7 @@
 /* Keys and values of the tokens so far: one slot per execution of a block of the network.
  *
- * A slot's keys and its values lie in blocks of positions, [block][kv head], whose inside is described in
- * quant/kv_block.h. A slot is allocated when it is first used and grows by need; a skipped block has none. */
+ * A slot's keys and its values lie in blocks of positions, [kv head][block], whose inside is described in
+ * quant/kv_block.h: a head reads its own from end to end. A slot is allocated when it is first used and grows by need; a skipped block has none. */
 #ifndef DRLLM_RUNTIME_KVCACHE_H
 #define DRLLM_RUNTIME_KVCACHE_H
 
@@ -38,11 +38,9 @@ int drllm_kvcache_use(struct drllm_kvcache *cache, size_t slot, size_t n_used);
 /* Free the slots from number n_slots on. */
 void drllm_kvcache_trim(struct drllm_kvcache *cache, size_t n_slots);
 
-/* One head's block that holds a position, and the distance in bytes to its next block. */
+/* One head's block that holds a position; its next blocks follow. */
 const void *drllm_kvcache_keys(const struct drllm_kvcache *cache, size_t slot, size_t kv_head, size_t position);
 const void *drllm_kvcache_values(const struct drllm_kvcache *cache, size_t slot, size_t kv_head, size_t position);
-size_t drllm_kvcache_key_stride(const struct drllm_kvcache *cache);
-size_t drllm_kvcache_value_stride(const struct drllm_kvcache *cache);
 
 /* Store one position; keys and values are [n_kv_heads][head_dim]. */
 void drllm_kvcache_store(const struct drllm_kvcache *cache, const struct drllm_vec_ops *vec, size_t slot,
