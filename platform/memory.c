@@ -1,5 +1,3 @@
-#define _DEFAULT_SOURCE /* NOLINT: madvise */
-
 #include "platform/memory.h"
 
 #include <stdlib.h>
@@ -8,8 +6,8 @@
 /* Of x86-64, and of AArch64 with pages of 4 KiB. */
 enum { HUGE_PAGE = 2 << 20, LARGE = 2 * HUGE_PAGE };
 
-/* What is read from end to end for every token is slower by a fifth in small pages: each is looked up, and at its end the
- * processor no longer knows what comes next. A hint, for the pages that lie wholly inside. */
+/* What is read from end to end for every token is slower by a fifth in small pages: each is looked up, and at its
+ * end the processor no longer knows what comes next. A hint, for the pages that lie wholly inside. */
 static void ask_for_huge_pages(void *memory, size_t size) {
 #ifdef MADV_HUGEPAGE
     (void)madvise(memory, size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);

@@ -4,8 +4,8 @@
 
 #include <stddef.h>
 
-/* `size` bytes aligned to `alignment` (a power of two), not cleared; NULL when there are none. size 0 gives NULL. Much
- * of it comes in huge pages where the system has them. */
+/* `size` bytes aligned to `alignment` (a power of two), not cleared; NULL when there are none. size 0 gives NULL.
+ * 4 MiB or more are aligned to 2 MiB and in huge pages where the system has them. */
 void *drllm_memory_allocate(size_t size, size_t alignment);
 void drllm_memory_release(void *memory);
 

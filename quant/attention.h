@@ -20,9 +20,9 @@ struct drllm_attention_ops {
      * is a multiple of 8. */
     void (*values)(enum drllm_format format, const float *p, size_t ldp, size_t n_rows, const void *v,
                    size_t block_bytes, size_t n_keys, size_t head_dim, const float *factor, float *o, size_t ldo);
-    /* For a Q8_0 cache, a row of weights as the activations of q8c: q[r*DRLLM_KV_TILE + j], scale[r] and sum[r] are those of
-     * s[r*lds + j] * scales[j] under quantize_q8 of vec.h, j < n, with q of 0 behind n. Nothing is negative; n is a
-     * multiple of 8, at most DRLLM_KV_TILE. */
+    /* For a Q8_0 cache, a row of weights as the activations of q8c: q[r*DRLLM_KV_TILE + j], scale[r] and sum[r] are
+     * those of s[r*lds + j] * scales[j] under quantize_q8 of vec.h, j < n, with q of 0 behind n. Nothing is negative;
+     * n is a multiple of 8, at most DRLLM_KV_TILE. */
     void (*quantize)(const float *s, size_t lds, size_t n_rows, size_t n, const float *scales, int8_t *q, float *scale,
                      int32_t *sum);
     /* o[r*ldo + d] = o[r*ldo + d] * factor[r] + added[r*ldo + d]; n, a multiple of 8, is a row's length. */

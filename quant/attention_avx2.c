@@ -6,7 +6,7 @@
 
 #include <immintrin.h>
 
-enum { LANES = DRLLM_KV_BLOCK, MAX_VECTORS = 8, FEW_ROWS = 3 };
+enum { LANES = DRLLM_KV_BLOCK, MAX_VECTORS = 8 };
 
 /* Six or more sums side by side, which hides the latency of an addition, and what is added to them in 16 registers. */
 #define MAX_ROWS 6
@@ -56,9 +56,9 @@ INLINE void tile_scores(enum drllm_format format, const float *q, size_t ldq, si
     for (size_t d = 0; d < head_dim; d++) {
         __m256 keys[MAX_VECTORS];
         for (size_t b = 0; b < n_blocks; b++) {
-            /* A decoded token's keys come from memory, in streams too short to be foreseen: two turns ahead. The hint
-             * leaves the first cache's few misses to what is needed now. */
-            if (n_rows <= FEW_ROWS && d * step % 64 == 0) {
+            /* The few rows of a decoded token read keys from memory, in streams too short to be foreseen: two turns
+             * ahead. The hint leaves the first cache's few misses to what is needed now. */
+            if (n_rows < MAX_ROWS && d * step % 64 == 0) {
                 const uintptr_t ahead = (uintptr_t)k + (b + 2 * n_blocks) * block_bytes + d * step;
                 _mm_prefetch((const char *)ahead, _MM_HINT_T1);
             }

@@ -146,7 +146,7 @@ INLINE void tile_values(enum drllm_format format, const float *p, size_t ldp, si
 
 #include "quant/attention_tiles.inc"
 
-/* ---- Expansion ---- */
+/* ---- Weights of a Q8_0 cache ---- */
 
 static void quantize(const float *s, size_t lds, size_t n_rows, size_t n, const float *scales, int8_t *q, float *scale,
                      int32_t *sum) {
@@ -156,6 +156,8 @@ static void quantize(const float *s, size_t lds, size_t n_rows, size_t n, const 
 static void accumulate(const float *added, size_t n_rows, size_t n, const float *factor, float *o, size_t ldo) {
     drllm_attention_ref.accumulate(added, n_rows, n, factor, o, ldo);
 }
+
+/* ---- Expansion ---- */
 
 static void expand(const void *blocks, size_t block_bytes, size_t n_blocks, size_t head_dim, float *out) {
     const unsigned char *block = blocks;

@@ -40,7 +40,7 @@ struct drllm_q8_row {
 };
 
 /* n_panels panels starting at `panels`, each of `panel_bytes`, times n_tokens rows: y[t * ldy + 8*p + r].
- * n_groups: groups a row (for q8c the activations have one scale and one sum for the whole row). */
+ * n_groups: groups a row (for q8c the activations have one scale and one sum for the whole row; ssum is not read). */
 typedef void (*drllm_matmul_q8_fn)(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
                                    const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy);
 /* The same for float formats; x[t * ldx + column]. */

@@ -11,18 +11,13 @@ struct drllm_arena_hole {
 };
 static_assert(sizeof(struct drllm_arena_hole) <= DRLLM_ALIGNMENT, "the smallest block holds it");
 
-size_t drllm_arena_cost(size_t size) {
-    return size > SIZE_MAX - (DRLLM_ALIGNMENT - 1) ? SIZE_MAX
-                                                   : (size + DRLLM_ALIGNMENT - 1) / DRLLM_ALIGNMENT * DRLLM_ALIGNMENT;
-}
-
 void drllm_arena_init(struct drllm_arena *arena, void *memory, size_t size) {
     *arena = (struct drllm_arena){.memory = memory, .size = size / DRLLM_ALIGNMENT * DRLLM_ALIGNMENT};
 }
 
 static void *allocate(void *user, size_t size, size_t alignment) {
     struct drllm_arena *arena = user;
-    const size_t cost = drllm_arena_cost(size);
+    const size_t cost = drllm_round_up(size);
     (void)alignment; /* DRLLM_ALIGNMENT at most, which all blocks have */
     for (struct drllm_arena_hole **link = &arena->holes; *link != NULL; link = &(*link)->next) {
         struct drllm_arena_hole *hole = *link;
@@ -58,7 +53,7 @@ static void release(void *user, void *memory, size_t size) {
         before = behind;
         behind = behind->next;
     }
-    *hole = (struct drllm_arena_hole){behind, drllm_arena_cost(size)};
+    *hole = (struct drllm_arena_hole){behind, drllm_round_up(size)};
     if (behind != NULL && end_of(hole) == (unsigned char *)behind) {
         *hole = (struct drllm_arena_hole){behind->next, hole->size + behind->size};
     }

@@ -19,7 +19,4 @@ void drllm_arena_init(struct drllm_arena *arena, void *memory, size_t size);
 /* The arena must stay where it is. */
 struct drllm_allocator drllm_arena_allocator(struct drllm_arena *arena);
 
-/* What an allocation of `size` bytes takes of an arena; SIZE_MAX on overflow. */
-size_t drllm_arena_cost(size_t size);
-
 #endif

@@ -60,10 +60,6 @@ struct attention_rows {
     struct drllm_q8_row *weight_rows; /* [n]: the same for the kernels */
 };
 
-static size_t align(size_t bytes) {
-    return (bytes + DRLLM_ALIGNMENT - 1) / DRLLM_ALIGNMENT * DRLLM_ALIGNMENT;
-}
-
 static size_t row_floats(const struct drllm_config *config) {
     const size_t expanded_rows = tile_rows(config) > TILE_KEYS ? tile_rows(config) : (size_t)TILE_KEYS;
     return tile_rows(config) * (2 * config->head_dim + TILE_KEYS + 3) + expanded_rows * config->head_dim;
@@ -71,16 +67,16 @@ static size_t row_floats(const struct drllm_config *config) {
 
 size_t drllm_attention_bytes(const struct drllm_config *config) {
     const size_t n = tile_rows(config);
-    return align(row_floats(config) * sizeof(float)) +
-           align(drllm_activations_bytes(n, config->head_dim, DRLLM_QUANT_ROW)) +
-           align(n * (sizeof(struct drllm_q8_row) + sizeof(float) + sizeof(int32_t) + TILE_KEYS));
+    return drllm_round_up(row_floats(config) * sizeof(float)) +
+           drllm_round_up(drllm_activations_bytes(n, config->head_dim, DRLLM_QUANT_ROW)) +
+           drllm_round_up(n * (sizeof(struct drllm_q8_row) + sizeof(float) + sizeof(int32_t) + TILE_KEYS));
 }
 
-static struct attention_rows begin_rows(const struct attention_run *run, size_t worker) {
+static struct attention_rows begin_rows(const struct attention_run *run, size_t worker, size_t n) {
     const struct drllm_config *config = &run->session->model->config;
     const size_t most = tile_rows(config);
     unsigned char *memory = run->session->scratch.attention + worker * drllm_attention_bytes(config);
-    struct attention_rows rows = {.group = config->n_heads / config->n_kv_heads};
+    struct attention_rows rows = {.n = n, .group = config->n_heads / config->n_kv_heads};
     rows.queries = (float *)(void *)memory;
     rows.outputs = rows.queries + most * config->head_dim;
     rows.scores = rows.outputs + most * config->head_dim;
@@ -88,16 +84,16 @@ static struct attention_rows begin_rows(const struct attention_run *run, size_t 
     rows.sum = rows.max + most;
     rows.factor = rows.sum + most;
     rows.expanded = rows.factor + most;
-    memory += align(row_floats(config) * sizeof(float));
+    memory += drllm_round_up(row_floats(config) * sizeof(float));
     drllm_activations_init(&rows.quantised_queries, memory, most, config->head_dim, DRLLM_QUANT_ROW);
     rows.quantised_queries.x = rows.queries;
     rows.quantised_queries.ldx = config->head_dim;
-    memory += align(drllm_activations_bytes(most, config->head_dim, DRLLM_QUANT_ROW));
+    memory += drllm_round_up(drllm_activations_bytes(most, config->head_dim, DRLLM_QUANT_ROW));
     rows.weight_rows = (struct drllm_q8_row *)(void *)memory;
     rows.weight_scale = (float *)(void *)(rows.weight_rows + most);
     rows.weight_sum = (int32_t *)(void *)(rows.weight_scale + most);
     rows.weights = (int8_t *)(rows.weight_sum + most);
-    for (size_t row = 0; row < most; row++) {
+    for (size_t row = 0; row < n; row++) {
         rows.weight_rows[row] =
             (struct drllm_q8_row){rows.weights + row * TILE_KEYS, rows.weight_scale + row, rows.weight_sum + row, NULL};
     }
@@ -179,8 +175,7 @@ static void run_tile(void *context, size_t worker, size_t index) {
     const size_t left = run->n - first_token;
     const size_t n_tokens = left < run->tile_tokens ? left : run->tile_tokens;
 
-    struct attention_rows rows = begin_rows(run, worker);
-    rows.n = n_tokens * rows.group;
+    struct attention_rows rows = begin_rows(run, worker, n_tokens * (config->n_heads / config->n_kv_heads));
     rows.position = run->first + first_token;
     const size_t width = config->n_heads * config->head_dim;
     const size_t token_floats = rows.group * config->head_dim;

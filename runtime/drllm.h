@@ -242,7 +242,7 @@ struct drllm_session;
 /* How a session keeps keys and values. A model that computes in F32 keeps them in F32 whatever is asked for. */
 enum drllm_kv_type {
     DRLLM_KV_F16 = 0,
-    /* int8 with a scale for each 32 dimensions of a key and each value of a head, multiplied as integers: 140/256 of the
+    /* int8 with a scale for each key and each value of a head, multiplied as integers: 140/256 of the
      * memory of F16 with heads of 64 dimensions. Needs heads of a multiple of 32, at most 256. */
     DRLLM_KV_Q8_0 = 1
 };

@@ -94,7 +94,7 @@ int drllm_fw_open(void *arena, size_t arena_bytes, const void *model, size_t mod
     if (arena_bytes < needed) {
         return drllm_fail(error, DRLLM_ERR_MEMORY, "the arena has %zu bytes; %zu are needed", arena_bytes, needed);
     }
-    const size_t front = drllm_arena_cost(sizeof(struct drllm_fw_front));
+    const size_t front = drllm_round_up(sizeof(struct drllm_fw_front));
     struct drllm_fw_front *head = arena;
     drllm_arena_init(&head->arena, (unsigned char *)arena + front, arena_bytes - front);
     struct drllm_fw opened = {.arena = arena};
@@ -121,5 +121,5 @@ int drllm_fw_open(void *arena, size_t arena_bytes, const void *model, size_t mod
 
 size_t drllm_fw_arena_used(const struct drllm_fw *fw) {
     const struct drllm_fw_front *front = fw->arena;
-    return drllm_arena_cost(sizeof *front) + front->arena.most;
+    return drllm_round_up(sizeof *front) + front->arena.most;
 }

@@ -30,8 +30,8 @@ static void add(struct sum *sum, size_t count, size_t size) {
     if (count == 0 || size == 0) {
         return;
     }
-    if (!drllm_multiply(count, size, &bytes) || drllm_arena_cost(bytes) == SIZE_MAX ||
-        !drllm_add_sizes(sum->bytes, drllm_arena_cost(bytes), &sum->bytes)) {
+    if (!drllm_multiply(count, size, &bytes) || drllm_round_up(bytes) == SIZE_MAX ||
+        !drllm_add_sizes(sum->bytes, drllm_round_up(bytes), &sum->bytes)) {
         sum->overflow = true;
     }
 }
@@ -181,7 +181,7 @@ static void add_tensor(void *user, const struct drllm_gguf_tensor *tensor) {
                              &choice)) {
         return; /* the open says so */
     }
-    const size_t bytes = drllm_weights_padded(drllm_packed_bytes(choice.format, rows, cols));
+    const size_t bytes = drllm_round_up(drllm_packed_bytes(choice.format, rows, cols));
     tensors->has_head = tensors->has_head || is_named(tensor, "output.weight");
     if (is_named(tensor, "token_embd.weight")) {
         tensors->head_bytes = bytes;
@@ -353,7 +353,7 @@ static void add_session(struct sum *sum, const struct drllm_config *config, cons
         if (!drllm_multiply(positions / block_positions[i], config->n_kv_heads * block_bytes[i], &slot)) {
             sum->overflow = true;
         }
-        add(sum, n_slots, drllm_arena_cost(slot));
+        add(sum, n_slots, drllm_round_up(slot));
     }
 }
 

@@ -68,9 +68,12 @@ static int slot_grow(const struct drllm_kvcache *cache, struct drllm_kv_slot *sl
     const size_t n_head = capacity / DRLLM_KV_TILE;
     const size_t n_before = slot->capacity / DRLLM_KV_TILE;
     const size_t n_kept = drllm_kv_round_up(n_used, DRLLM_KV_TILE) / DRLLM_KV_TILE;
+    size_t n_all = 0; /* what has a capacity was multiplied before */
     struct drllm_kv_slot grown = {.capacity = capacity};
-    grown.keys = drllm_allocate(&cache->allocator, n_tiles(cache, capacity), key_bytes);
-    grown.values = drllm_allocate(&cache->allocator, n_tiles(cache, capacity), value_bytes);
+    if (drllm_multiply(cache->n_kv_heads, n_head, &n_all)) {
+        grown.keys = drllm_allocate(&cache->allocator, n_all, key_bytes);
+        grown.values = drllm_allocate(&cache->allocator, n_all, value_bytes);
+    }
     if (grown.keys == NULL || grown.values == NULL) {
         slot_free(cache, &grown);
         return DRLLM_ERR_MEMORY;

@@ -18,6 +18,11 @@ bool drllm_add_sizes(size_t a, size_t b, size_t *sum) {
     return true;
 }
 
+size_t drllm_round_up(size_t bytes) {
+    return bytes > SIZE_MAX - (DRLLM_ALIGNMENT - 1) ? SIZE_MAX
+                                                    : (bytes + DRLLM_ALIGNMENT - 1) / DRLLM_ALIGNMENT * DRLLM_ALIGNMENT;
+}
+
 void *drllm_allocate(const struct drllm_allocator *allocator, size_t count, size_t size) {
     size_t bytes = 0;
     if (!drllm_multiply(count, size, &bytes) || bytes == 0) {

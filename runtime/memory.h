@@ -13,6 +13,9 @@ void *drllm_allocate_zeroed(const struct drllm_allocator *allocator, size_t coun
 /* NULL is allowed; count and size as they were allocated. */
 void drllm_release(const struct drllm_allocator *allocator, void *memory, size_t count, size_t size);
 
+/* So many bytes as whole units of DRLLM_ALIGNMENT, which an arena gives (arena.h); SIZE_MAX on overflow. */
+size_t drllm_round_up(size_t bytes);
+
 /* *product = a * b; false on overflow. */
 bool drllm_multiply(size_t a, size_t b, size_t *product);
 bool drllm_add_sizes(size_t a, size_t b, size_t *sum);

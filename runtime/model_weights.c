@@ -165,11 +165,13 @@ static int measure_matrix(struct drllm_loader *loader, const struct place *place
         return status;
     }
     const size_t bytes = drllm_packed_bytes(choice.format, place->rows, place->cols);
-    if (bytes > SIZE_MAX - DRLLM_ALIGNMENT ||
-        !drllm_add_sizes(loader->packed_bytes, drllm_weights_padded(bytes), &loader->packed_bytes)) {
-        return drllm_weights_out_of_memory(loader, name);
+    if (bytes == 0 || drllm_kernel_choose(choice.format, loader->model->cpu_features) == NULL) {
+        return drllm_fail(loader->error, DRLLM_ERR_UNSUPPORTED, "tensor %s (%zu x %zu) cannot run as %s", name,
+                          place->rows, place->cols, drllm_format_name(choice.format));
     }
-    return DRLLM_OK;
+    return drllm_add_sizes(loader->packed_bytes, drllm_round_up(bytes), &loader->packed_bytes)
+               ? DRLLM_OK
+               : drllm_weights_out_of_memory(loader, name);
 }
 
 static int load_matrix(struct drllm_loader *loader, const struct place *place) {
@@ -316,7 +318,11 @@ static int load_embedding(struct drllm_loader *loader) {
     struct drllm_model *model = loader->model;
     char name[NAME_BYTES];
     struct drllm_source source;
-    const int status = find_matrix(loader, "token_embd", model->config.d_model, model->config.n_vocab, name, &source);
+    int status = find_matrix(loader, "token_embd", model->config.d_model, model->config.n_vocab, name, &source);
+    if (status == DRLLM_OK &&
+        find(loader, "output.weight") != NULL) { /* else it is the head, whose values are checked */
+        status = check_values(loader, &source);
+    }
     if (status == DRLLM_OK) {
         model->embedding = (struct drllm_embedding){
             .format = source.stored, .rows = source.data, .scales = source.scales, .row_bytes = source.row_bytes};

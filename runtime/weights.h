@@ -20,8 +20,8 @@ struct drllm_loader {
     const unsigned char *data; /* all tensors' */
     size_t data_size;
     struct drllm_threads *threads; /* NULL: inline */
-    unsigned char *packed;         /* what is left of the memory for the matrices that our kernels read */
-    size_t packed_bytes;
+    unsigned char *packed;         /* memory for the matrices that our kernels read, what is left of it */
+    size_t packed_bytes;           /* of it; before it is there, what it must have */
     struct drllm_error *error;
     struct drllm_conversion conversions[DRLLM_MAX_CONVERSIONS];
     size_t n_conversions;
@@ -45,15 +45,11 @@ void *drllm_weights_keep(struct drllm_loader *loader, size_t count, size_t size)
 /* DRLLM_ERR_MEMORY, with the tensor's name. */
 int drllm_weights_out_of_memory(const struct drllm_loader *loader, const char *name);
 
-/* What a packed matrix takes of the memory that all of them share. */
-static inline size_t drllm_weights_padded(size_t bytes) {
-    return (bytes + DRLLM_ALIGNMENT - 1) / DRLLM_ALIGNMENT * DRLLM_ALIGNMENT;
-}
-
 /* One row of the source as floats[cols]. */
 void drllm_weights_dequantize_row(const struct drllm_source *source, size_t row, float *out);
 
-/* Fill in `matrix`, whose format, rows and cols are set: interleaved for our kernels, or packed by XNNPACK. Errors:
+/* Fill in `matrix`, whose format, rows and cols are set: interleaved for our kernels in
+ * loader->packed, which has room for it, or packed by XNNPACK. Errors:
  * FORMAT (NaN or infinite weights), UNSUPPORTED, MEMORY, STATE, SYSTEM. */
 int drllm_weights_pack(struct drllm_loader *loader, const struct drllm_source *source, struct drllm_matrix *matrix);
 int drllm_weights_pack_for_xnn(struct drllm_loader *loader, const struct drllm_source *source,

@@ -108,13 +108,12 @@ int drllm_weights_pack(struct drllm_loader *loader, const struct drllm_source *s
     const size_t workers = loader->threads == NULL ? 1 : drllm_threads_count(loader->threads);
     const size_t bytes = drllm_packed_bytes(run, source->rows, source->cols);
     matrix->kernel = drllm_kernel_choose(run, model->cpu_features);
-    if (bytes == 0 || matrix->kernel == NULL) {
-        return drllm_fail(loader->error, DRLLM_ERR_UNSUPPORTED, "tensor %s (%zu x %zu) cannot run as %s", source->name,
-                          source->rows, source->cols, drllm_format_name(run));
+    if (drllm_round_up(bytes) > loader->packed_bytes) {
+        return drllm_weights_out_of_memory(loader, source->name); /* it was measured otherwise */
     }
-    unsigned char *packed = loader->packed; /* model_weights.c has measured it with the same choices */
-    loader->packed += drllm_weights_padded(bytes);
-    loader->packed_bytes -= drllm_weights_padded(bytes);
+    unsigned char *packed = loader->packed;
+    loader->packed += drllm_round_up(bytes);
+    loader->packed_bytes -= drllm_round_up(bytes);
     struct pack_job job = {.source = source,
                            .run = run,
                            .packed = packed,

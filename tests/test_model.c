@@ -809,6 +809,21 @@ static void scale_of_other_type(struct tiny_model *m) {
     tiny_model_find(m, "blk.1.ffn_up.weight_scale")->type = DRLLM_FORMAT_F16;
 }
 
+/* An embedding that is not the head, too, must be sound. */
+static void test_damaged_untied_int8(void **state) {
+    (void)state;
+    struct tiny_options options = options_of_format(DRLLM_FORMAT_Q8C);
+    options.untied = true;
+    struct tiny_model tiny;
+    tiny_model_make(&tiny, &options);
+    negative_scale(&tiny);
+    size_t size;
+    uint8_t *file = tiny_model_write(&tiny, NULL, 0, &size);
+    expect_refusal("a negative scale", file, size, DRLLM_ERR_FORMAT, "token_embd.weight");
+    tiny_model_free(&tiny);
+    free(file);
+}
+
 static void test_damaged_int8(void **state) {
     (void)state;
     static const struct {
@@ -1105,6 +1120,7 @@ int drllm_test_model(void) {
         cmocka_unit_test(test_damaged_metadata),
         cmocka_unit_test(test_damaged_tensors),
         cmocka_unit_test(test_damaged_int8),
+        cmocka_unit_test(test_damaged_untied_int8),
         cmocka_unit_test(test_nan_in_weights),
         cmocka_unit_test(test_truncated),
         cmocka_unit_test(test_flipped_bytes),

@@ -673,7 +673,7 @@ static void check_quantize(const struct drllm_vec_ops *vec, size_t n_rows, size_
     float scale[MOST_ROWS];
     int32_t sum[MOST_ROWS];
     portable()->attention->quantize(s, lds, n_rows, n, scales, expected, scale, sum);
-    for (size_t r = 0; r < n_rows; r++) {
+    for (size_t r = 0; r < n_rows && contents != NOT_FINITE; r++) { /* which has no defined result */
         check_row(s, lds, n, scales, expected + r * DRLLM_KV_TILE, scale[r], sum[r], r);
     }
     for (size_t side = 0; side < LENGTH(sides); side++) {
@@ -683,9 +683,11 @@ static void check_quantize(const struct drllm_vec_ops *vec, size_t n_rows, size_
         float *at_scale = drllm_fence_place(&fences[3], n_rows * sizeof *at_scale, sides[side]);
         int32_t *at_sum = drllm_fence_place(&fences[4], n_rows * sizeof *at_sum, sides[side]);
         vec->attention->quantize(at_s, lds, n_rows, n, at_scales, q, at_scale, at_sum);
-        assert_memory_equal(q, expected, n_rows * DRLLM_KV_TILE);
-        check_same("quantize", at_scale, scale, n_rows, n);
-        assert_memory_equal(at_sum, sum, n_rows * sizeof *sum);
+        if (contents != NOT_FINITE) {
+            assert_memory_equal(q, expected, n_rows * DRLLM_KV_TILE);
+            check_same("quantize", at_scale, scale, n_rows, n);
+            assert_memory_equal(at_sum, sum, n_rows * sizeof *sum);
+        }
         for (size_t i = 0; i < N_QUANTISE_FENCES; i++) {
             drllm_fence_check(&fences[i]);
         }
@@ -733,9 +735,7 @@ static void test_quantised_attention(void **state) {
         for (size_t n = 8; n <= DRLLM_KV_TILE; n += 8) {
             for (enum contents contents = ORDINARY; contents < N_CONTENTS; contents++) {
                 check_accumulate(vec, n_rows, n, contents, fences);
-                if (contents != NOT_FINITE) { /* which has no defined result */
-                    check_quantize(vec, n_rows, n, contents, fences);
-                }
+                check_quantize(vec, n_rows, n, contents, fences);
             }
         }
     }

@@ -344,6 +344,34 @@ static size_t case_softmax(const struct drllm_vec_ops *ops, size_t n, float *out
     return n_rows * (width + 3);
 }
 
+static size_t case_quantize_weights(const struct drllm_vec_ops *ops, size_t n, float *out) {
+    const size_t n_rows = n % ROWS + 1, used = (n % 8 + 1) * DRLLM_KV_BLOCK;
+    static float s[ROWS * DRLLM_KV_TILE], scales[DRLLM_KV_TILE];
+    int8_t q[ROWS * DRLLM_KV_TILE];
+    int32_t sum[ROWS];
+    for (size_t i = 0; i < n_rows * DRLLM_KV_TILE; i++) {
+        s[i] = __builtin_fabsf(inputs[0][i]);
+    }
+    for (size_t i = 0; i < DRLLM_KV_TILE; i++) {
+        scales[i] = __builtin_fabsf(inputs[1][i]);
+    }
+    ops->attention->quantize(s, DRLLM_KV_TILE, n_rows, used, scales, q, out, sum);
+    for (size_t r = 0; r < n_rows; r++) {
+        out[n_rows + r] = (float)sum[r];
+    }
+    for (size_t i = 0; i < n_rows * DRLLM_KV_TILE; i++) {
+        out[2 * n_rows + i] = (float)q[i];
+    }
+    return n_rows * (2 + DRLLM_KV_TILE);
+}
+
+static size_t case_accumulate(const struct drllm_vec_ops *ops, size_t n, float *out) {
+    const size_t n_rows = n % ROWS + 1;
+    memcpy(out, inputs[0], n_rows * HEAD_DIM * sizeof *out);
+    ops->attention->accumulate(inputs[1], n_rows, HEAD_DIM, inputs[2], out, HEAD_DIM);
+    return n_rows * HEAD_DIM;
+}
+
 static size_t case_expand(const struct drllm_vec_ops *ops, size_t n, float *out) {
     enum drllm_format format;
     const size_t bytes = fill_blocks(ops, n | 1, &format); /* F16: of F32 there is no expansion */
@@ -377,9 +405,13 @@ static void check_vecs(void) {
         const char *name;
         vec_case run;
     } cases[] = {
-        {"rms_norm", case_rms_norm}, {"add", case_add},           {"silu_mul", case_silu_mul}, {"rope", case_rope},
-        {"to_f16", case_to_f16},     {"quantize", case_quantize}, {"sum_exp", case_sum_exp},   {"scores", case_scores},
-        {"softmax", case_softmax},   {"values", case_values},     {"expand", case_expand},
+        {"rms_norm", case_rms_norm},     {"add", case_add},
+        {"silu_mul", case_silu_mul},     {"rope", case_rope},
+        {"to_f16", case_to_f16},         {"quantize", case_quantize},
+        {"sum_exp", case_sum_exp},       {"scores", case_scores},
+        {"softmax", case_softmax},       {"values", case_values},
+        {"expand", case_expand},         {"quantize_weights", case_quantize_weights},
+        {"accumulate", case_accumulate},
     };
     size_t n = 0;
     const struct drllm_vec_ops *const *all = drllm_vec_backends(&n);
