@@ -66,7 +66,8 @@ isa_flags_avxvnni := $(isa_flags_avx2) -mavxvnni
 isa_flags_avx512 := $(isa_flags_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd
 isa_flags_avx512vnni := $(isa_flags_avx512) -mavx512vnni
 isa_flags_neon := $(if $(filter arm,$(arch)),-mfpu=neon-vfpv4 -mfp16-format=ieee)
-isa_flags_neondot := -march=armv8.2-a+dotprod
+# gcc's scheduling ahead of the allocation of registers asks for more of them than there are (clang knows neither flag).
+isa_flags_neondot := -march=armv8.2-a+dotprod -fno-schedule-insns -frename-registers -Wno-ignored-optimization-argument
 isa_flags_neoni8mm := -march=armv8.2-a+dotprod+i8mm
 
 foreign := $(foreach isa,$(filter-out $(isas_$(arch)),$(isas)),%_$(isa).c)

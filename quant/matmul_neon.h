@@ -14,7 +14,7 @@
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 16")
 #endif
 
 enum { R = DRLLM_PANEL_ROWS, STEP_BYTES = 4 * R, HALF_BYTES = STEP_BYTES / 2, TILE_PANELS = 2, TILE_TOKENS = 4 };

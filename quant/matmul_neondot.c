@@ -170,6 +170,8 @@ INLINE void block_many(enum drllm_format format, const uint8_t *panels, size_t p
     }
 }
 
+#include "quant/matmul_neondot_few.inc"
+
 INLINE void matmul_grouped(enum drllm_format format, const void *panels, size_t panel_bytes, size_t n_panels,
                            size_t n_groups, const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
     const uint8_t *w = panels;
@@ -180,8 +182,8 @@ INLINE void matmul_grouped(enum drllm_format format, const void *panels, size_t 
         const uint8_t *block = w + p * panel_bytes;
         block_many(format, block, panel_bytes, n, n_groups, x, n_many, y + p * R, ldy);
         if (n_many != n_tokens) {
-            matmul_q8(format, TILE_TOKENS, block, panel_bytes, n, n_groups, x + n_many, n_tokens - n_many,
-                      y + n_many * ldy + p * R, ldy);
+            matmul_few(format, block, panel_bytes, n, n_groups, x + n_many, n_tokens - n_many, y + n_many * ldy + p * R,
+                       ldy);
         }
     }
 }

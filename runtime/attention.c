@@ -179,10 +179,11 @@ static void run_tile(void *context, size_t worker, size_t index) {
     rows.position = run->first + first_token;
     const size_t width = config->n_heads * config->head_dim;
     const size_t token_floats = rows.group * config->head_dim;
+    const float scale = run->scale;
     for (size_t t = 0; t < n_tokens; t++) {
         const float *q = session->scratch.q + (first_token + t) * width + kv_head * token_floats;
         for (size_t i = 0; i < token_floats; i++) {
-            rows.queries[t * token_floats + i] = q[i] * run->scale;
+            rows.queries[t * token_floats + i] = q[i] * scale;
         }
     }
     memset(rows.outputs, 0, n_tokens * token_floats * sizeof(float));

@@ -175,6 +175,20 @@ static int32_t draw(const struct drllm_candidate *candidates, size_t n, double t
     return candidates[n - 1].token;
 }
 
+/* The token that comes first, without a list of candidates. What is no number is never drawn, what overflowed counts as
+ * FLT_MAX. */
+static int32_t likeliest(const float *logits, size_t n) {
+    float most = -INFINITY;
+    size_t token = 0;
+    for (size_t i = 0; i < n && most < FLT_MAX; i++) {
+        if (logits[i] > most) {
+            most = logits[i];
+            token = i;
+        }
+    }
+    return (int32_t)token;
+}
+
 int drllm_session_reserve_candidates(struct drllm_session *session) {
     const size_t n_vocab = session->model->config.n_vocab;
     if (session->candidates == NULL) {
@@ -199,6 +213,10 @@ int drllm_session_sample(struct drllm_session *session, struct drllm_sampler *sa
     const int status = drllm_session_reserve_candidates(session);
     if (status != DRLLM_OK) {
         return status;
+    }
+    if (params->temperature == 0.0f && params->repeat_penalty == 1.0f) {
+        *token = likeliest(session->logits, n_vocab);
+        return DRLLM_OK;
     }
     struct drllm_candidate *candidates = session->candidates;
     for (size_t i = 0; i < n_vocab; i++) {
