@@ -66,8 +66,7 @@ isa_flags_avxvnni := $(isa_flags_avx2) -mavxvnni
 isa_flags_avx512 := $(isa_flags_avx2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd
 isa_flags_avx512vnni := $(isa_flags_avx512) -mavx512vnni
 isa_flags_neon := $(if $(filter arm,$(arch)),-mfpu=neon-vfpv4 -mfp16-format=ieee)
-# gcc's scheduling ahead of the allocation of registers asks for more of them than there are (clang knows neither flag).
-isa_flags_neondot := -march=armv8.2-a+dotprod -fno-schedule-insns -frename-registers -Wno-ignored-optimization-argument
+isa_flags_neondot := -march=armv8.2-a+dotprod
 isa_flags_neoni8mm := -march=armv8.2-a+dotprod+i8mm
 
 foreign := $(foreach isa,$(filter-out $(isas_$(arch)),$(isas)),%_$(isa).c)
@@ -119,6 +118,9 @@ endif
 # POSIX and Linux calls are for the platform and the programs; the library proper is plain C11.
 $(obj)/platform/% $(obj)/tools/% $(obj)/tests/%: private cppflags += -D_GNU_SOURCE
 $(obj)/quant/% $(obj)/runtime/attention.o $(obj)/runtime/router.o $(obj)/tools/train_network.o: private speed := -O3
+# Its registers are just enough if gcc does not schedule before it hands them out. Clang knows none of these.
+$(obj)/quant/matmul_few_neondot.o: private speed := -O3 -fno-schedule-insns -flive-range-shrinkage -fweb -frename-registers \
+    -Wno-ignored-optimization-argument
 define isa_rule
 $(obj)/quant/%_$(1).o: private isa_flags := $(isa_flags_$(1))
 endef

@@ -47,6 +47,15 @@ INLINE float32x4_t load_f16x4(const uint8_t *p) {
  * stay in the second-level cache while the tiles of all tokens run. */
 enum { PART_GROUPS = 24, BLOCK_PANELS = 16 };
 
+/* The kernels of the dot product instruction for fewer than 8 tokens. */
+#define DRLLM_Q8_KERNEL(FORMAT, format, backend, features)                                                           \
+    void drllm_matmul_##format##_##backend(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups, \
+                                           const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy);
+DRLLM_Q8_KERNEL(Q4_0, q4_0, few_neondot, 0)
+DRLLM_Q8_KERNEL(Q4_1, q4_1, few_neondot, 0)
+DRLLM_Q8_KERNEL(Q8_0, q8_0, few_neondot, 0)
+#undef DRLLM_Q8_KERNEL
+
 /* Nothing that reads memory moves across: gcc would load ahead what the registers cannot hold. */
 #define HOLD_LOADS() __asm__ volatile("" ::: "memory")
 

@@ -170,37 +170,41 @@ INLINE void block_many(enum drllm_format format, const uint8_t *panels, size_t p
     }
 }
 
-#include "quant/matmul_neondot_few.inc"
-
-INLINE void matmul_grouped(enum drllm_format format, const void *panels, size_t panel_bytes, size_t n_panels,
-                           size_t n_groups, const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
+INLINE void matmul_grouped(enum drllm_format format, drllm_matmul_q8_fn few, const void *panels, size_t panel_bytes,
+                           size_t n_panels, size_t n_groups, const struct drllm_q8_row *x, size_t n_tokens, float *y,
+                           size_t ldy) {
     const uint8_t *w = panels;
     const size_t n_many = n_tokens / MANY * MANY;
-    const size_t block_panels = n_many == 0 ? n_panels : BLOCK_PANELS;
-    for (size_t p = 0; p < n_panels; p += block_panels) {
-        const size_t n = n_panels - p < block_panels ? n_panels - p : block_panels;
+    if (n_many == 0) {
+        few(panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
+        return;
+    }
+    for (size_t p = 0; p < n_panels; p += BLOCK_PANELS) {
+        const size_t n = n_panels - p < BLOCK_PANELS ? n_panels - p : BLOCK_PANELS;
         const uint8_t *block = w + p * panel_bytes;
         block_many(format, block, panel_bytes, n, n_groups, x, n_many, y + p * R, ldy);
         if (n_many != n_tokens) {
-            matmul_few(format, block, panel_bytes, n, n_groups, x + n_many, n_tokens - n_many, y + n_many * ldy + p * R,
-                       ldy);
+            few(block, panel_bytes, n, n_groups, x + n_many, n_tokens - n_many, y + n_many * ldy + p * R, ldy);
         }
     }
 }
 
 void drllm_matmul_q4_0_neondot(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
                                const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
-    matmul_grouped(DRLLM_FORMAT_Q4_0, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
+    matmul_grouped(DRLLM_FORMAT_Q4_0, drllm_matmul_q4_0_few_neondot, panels, panel_bytes, n_panels, n_groups, x,
+                   n_tokens, y, ldy);
 }
 
 void drllm_matmul_q4_1_neondot(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
                                const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
-    matmul_grouped(DRLLM_FORMAT_Q4_1, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
+    matmul_grouped(DRLLM_FORMAT_Q4_1, drllm_matmul_q4_1_few_neondot, panels, panel_bytes, n_panels, n_groups, x,
+                   n_tokens, y, ldy);
 }
 
 void drllm_matmul_q8_0_neondot(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,
                                const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy) {
-    matmul_grouped(DRLLM_FORMAT_Q8_0, panels, panel_bytes, n_panels, n_groups, x, n_tokens, y, ldy);
+    matmul_grouped(DRLLM_FORMAT_Q8_0, drllm_matmul_q8_0_few_neondot, panels, panel_bytes, n_panels, n_groups, x,
+                   n_tokens, y, ldy);
 }
 
 void drllm_matmul_q8c_neondot(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups,

@@ -175,16 +175,24 @@ static int32_t draw(const struct drllm_candidate *candidates, size_t n, double t
     return candidates[n - 1].token;
 }
 
-/* The token that comes first, without a list of candidates. What is no number is never drawn, what overflowed counts as
- * FLT_MAX. */
+/* The token that comes first, without a list of candidates. What is no number is never larger. */
 static int32_t likeliest(const float *logits, size_t n) {
     float most = -INFINITY;
     size_t token = 0;
-    for (size_t i = 0; i < n && most < FLT_MAX; i++) {
-        if (logits[i] > most) {
-            most = logits[i];
+    for (size_t i = 0; i < n;) {
+        const float *next = logits + i;
+        if (n - i >= 4 && !(next[0] > most || next[1] > most || next[2] > most || next[3] > most)) {
+            i += 4; /* nearly always */
+            continue;
+        }
+        if (*next >= FLT_MAX) { /* as large as what overflowed is taken for */
+            return (int32_t)i;
+        }
+        if (*next > most) {
+            most = *next;
             token = i;
         }
+        i++;
     }
     return (int32_t)token;
 }
