@@ -1,5 +1,6 @@
 /* Sampling. The order is that of llama.cpp's defaults: repeat penalty, top-k, top-p, min-p, temperature. All
  * arithmetic is our own, so that a seed gives the same tokens on every machine. */
+#include "quant/half.h"
 #include "runtime/error.h"
 #include "runtime/math.h"
 #include "runtime/memory.h"
@@ -175,24 +176,36 @@ static int32_t draw(const struct drllm_candidate *candidates, size_t n, double t
     return candidates[n - 1].token;
 }
 
-/* The token that comes first, without a list of candidates. What is no number is never larger. */
+/* The largest of n logits by their bits: what is below 0 comes first, the rest is in the order of its values. */
+static int32_t largest_bits(const float *logits, size_t n) {
+    int32_t most = INT32_MIN;
+    for (size_t i = 0; i < n; i++) {
+        const int32_t bits = (int32_t)drllm_f32_to_bits(logits[i]);
+        most = bits > most ? bits : most;
+    }
+    return most;
+}
+
+/* The token that comes first, without a list of candidates. */
 static int32_t likeliest(const float *logits, size_t n) {
+    enum { BLOCK = 256 };
     float most = -INFINITY;
     size_t token = 0;
-    for (size_t i = 0; i < n;) {
-        const float *next = logits + i;
-        if (n - i >= 4 && !(next[0] > most || next[1] > most || next[2] > most || next[3] > most)) {
-            i += 4; /* nearly always */
+    for (size_t first = 0; first < n; first += BLOCK) {
+        const size_t end = n - first < BLOCK ? n : first + BLOCK;
+        /* Nothing larger in the block, which is what all but a few have. */
+        if (most >= 0.0f && largest_bits(logits + first, end - first) <= (int32_t)drllm_f32_to_bits(most)) {
             continue;
         }
-        if (*next >= FLT_MAX) { /* as large as what overflowed is taken for */
-            return (int32_t)i;
+        for (size_t i = first; i < end; i++) {
+            if (logits[i] >= FLT_MAX) { /* as large as what overflowed is taken for */
+                return (int32_t)i;
+            }
+            if (logits[i] > most) {
+                most = logits[i];
+                token = i;
+            }
         }
-        if (*next > most) {
-            most = *next;
-            token = i;
-        }
-        i++;
     }
     return (int32_t)token;
 }
