@@ -8,7 +8,11 @@
 #include <arm_neon.h>
 #include <string.h>
 
-enum { LANES = DRLLM_KV_BLOCK, MAX_BLOCKS = 4 };
+enum {
+    LANES = DRLLM_KV_BLOCK,
+    MAX_BLOCKS = 4,
+    STEP = 4 /* dimensions whose queries are one load; head_dim is a multiple of 8 */
+};
 
 /* Eight or more sums side by side in 32 registers. */
 #define MAX_ROWS 4
@@ -60,13 +64,20 @@ INLINE void tile_scores(enum drllm_format format, const float *q, size_t ldq, si
             acc[r][b][0] = acc[r][b][1] = vdupq_n_f32(0.0f);
         }
     }
-    for (size_t d = 0; d < head_dim; d++) {
-        for (size_t b = 0; b < n_blocks; b++) {
-            float32x4_t keys[2];
-            load_elements(format, k + b * block_bytes, d * LANES, keys);
-            for (size_t r = 0; r < n_rows; r++) {
-                acc[r][b][0] = vaddq_f32(acc[r][b][0], vmulq_n_f32(keys[0], q[r * ldq + d]));
-                acc[r][b][1] = vaddq_f32(acc[r][b][1], vmulq_n_f32(keys[1], q[r * ldq + d]));
+    for (size_t d = 0; d < head_dim; d += STEP) {
+        float32x4_t queries[MAX_ROWS];
+        for (size_t r = 0; r < n_rows; r++) {
+            queries[r] = vld1q_f32(q + r * ldq + d);
+        }
+        UNROLL
+        for (size_t i = 0; i < STEP; i++) {
+            for (size_t b = 0; b < n_blocks; b++) {
+                float32x4_t keys[2];
+                load_elements(format, k + b * block_bytes, (d + i) * LANES, keys);
+                for (size_t r = 0; r < n_rows; r++) {
+                    acc[r][b][0] = vaddq_f32(acc[r][b][0], times_lane(keys[0], queries[r], i));
+                    acc[r][b][1] = vaddq_f32(acc[r][b][1], times_lane(keys[1], queries[r], i));
+                }
             }
         }
     }

@@ -5,4 +5,11 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* For the loops that a compiler finds too large to unroll by itself. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 #endif

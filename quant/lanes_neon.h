@@ -5,6 +5,7 @@
 #include "quant/inline.h"
 
 #include <arm_neon.h>
+#include <stddef.h>
 
 INLINE float fold(float32x4_t low, float32x4_t high) {
     const float32x4_t four = vaddq_f32(low, high);
@@ -20,6 +21,20 @@ INLINE float32x4_t max_known(float32x4_t x, float32x4_t max) {
 /* a * b + c, rounded twice. */
 INLINE float32x4_t mul_add(float32x4_t a, float32x4_t b, float32x4_t c) {
     return vaddq_f32(vmulq_f32(a, b), c);
+}
+
+/* a times one value of 4; the lane is a constant once the loop around it is unrolled. */
+INLINE float32x4_t times_lane(float32x4_t a, float32x4_t values, size_t lane) {
+    switch (lane) {
+    case 0:
+        return vmulq_laneq_f32(a, values, 0);
+    case 1:
+        return vmulq_laneq_f32(a, values, 1);
+    case 2:
+        return vmulq_laneq_f32(a, values, 2);
+    default:
+        return vmulq_laneq_f32(a, values, 3);
+    }
 }
 
 #endif

@@ -10,13 +10,6 @@
 #include "quant/neon_32.h"
 #endif
 
-/* For the loops that a compiler finds too large to unroll by itself. */
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-
 enum { R = DRLLM_PANEL_ROWS, STEP_BYTES = 4 * R, HALF_BYTES = STEP_BYTES / 2, TILE_PANELS = 2, TILE_TOKENS = 4 };
 
 INLINE bool is_int4(enum drllm_format format) {
@@ -47,6 +40,9 @@ INLINE float32x4_t load_f16x4(const uint8_t *p) {
  * stay in the second-level cache while the tiles of all tokens run. */
 enum { PART_GROUPS = 24, BLOCK_PANELS = 16 };
 
+/* Nothing that reads memory moves across: gcc would load ahead what the registers cannot hold. */
+#define HOLD_LOADS() __asm__ volatile("" ::: "memory")
+
 /* The kernels of the dot product instruction for fewer than 8 tokens. */
 #define DRLLM_Q8_KERNEL(FORMAT, format, backend, features)                                                           \
     void drllm_matmul_##format##_##backend(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups, \
@@ -55,8 +51,5 @@ DRLLM_Q8_KERNEL(Q4_0, q4_0, few_neondot, 0)
 DRLLM_Q8_KERNEL(Q4_1, q4_1, few_neondot, 0)
 DRLLM_Q8_KERNEL(Q8_0, q8_0, few_neondot, 0)
 #undef DRLLM_Q8_KERNEL
-
-/* Nothing that reads memory moves across: gcc would load ahead what the registers cannot hold. */
-#define HOLD_LOADS() __asm__ volatile("" ::: "memory")
 
 #endif

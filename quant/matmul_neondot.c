@@ -1,6 +1,7 @@
 /* Integer products with the dot product instruction, optional from ARMv8.2 on: a 16-byte register of packed weights is
  * 4 rows by 4 columns, and one instruction multiplies it by 4 activations. */
 #if defined(__aarch64__)
+#include "quant/lanes_neon.h"
 #include "quant/matmul_neon.h"
 
 /* Columns 16*block to 16*block + 15 of the group for rows 4*half to 4*half + 3, four columns a register. */
@@ -71,20 +72,6 @@ INLINE void prepare(enum drllm_format format, const struct drllm_q8_row *x, size
             groups[g].ssum[i] = vld1q_f32(ssum + 4 * i);
             groups[g].start[i] = vld1q_s32(start + 4 * i);
         }
-    }
-}
-
-/* a times one value of 4; the lane is a constant once the loop around it is unrolled. */
-INLINE float32x4_t times_lane(float32x4_t a, float32x4_t values, size_t lane) {
-    switch (lane) {
-    case 0:
-        return vmulq_laneq_f32(a, values, 0);
-    case 1:
-        return vmulq_laneq_f32(a, values, 1);
-    case 2:
-        return vmulq_laneq_f32(a, values, 2);
-    default:
-        return vmulq_laneq_f32(a, values, 3);
     }
 }
 

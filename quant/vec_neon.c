@@ -53,8 +53,11 @@ static void rms_norm(float *y, const float *x, const float *weight, size_t n, fl
         high = vld1q_f32(lane + 4);
     }
     const float scale = 1.0f / sqrtf(fold(low, high) / (float)n + eps);
-    for (i = 0; i + 4 <= n; i += 4) {
-        vst1q_f32(y + i, vmulq_f32(vmulq_n_f32(vld1q_f32(x + i), scale), vld1q_f32(weight + i)));
+    for (i = 0; i + LANES <= n; i += LANES) {
+        const float32x4_t a = vmulq_f32(vmulq_n_f32(vld1q_f32(x + i), scale), vld1q_f32(weight + i));
+        const float32x4_t b = vmulq_f32(vmulq_n_f32(vld1q_f32(x + i + 4), scale), vld1q_f32(weight + i + 4));
+        vst1q_f32(y + i, a);
+        vst1q_f32(y + i + 4, b);
     }
     for (; i < n; i++) {
         y[i] = x[i] * scale * weight[i];
@@ -63,20 +66,29 @@ static void rms_norm(float *y, const float *x, const float *weight, size_t n, fl
 
 static void add(float *y, const float *x, size_t n) {
     size_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-        vst1q_f32(y + i, vaddq_f32(vld1q_f32(y + i), vld1q_f32(x + i)));
+    for (; i + LANES <= n; i += LANES) {
+        const float32x4_t a = vaddq_f32(vld1q_f32(y + i), vld1q_f32(x + i));
+        const float32x4_t b = vaddq_f32(vld1q_f32(y + i + 4), vld1q_f32(x + i + 4));
+        vst1q_f32(y + i, a);
+        vst1q_f32(y + i + 4, b);
     }
     for (; i < n; i++) {
         y[i] += x[i];
     }
 }
 
+INLINE float32x4_t silu_mul4(float32x4_t x, float32x4_t up) {
+    const float32x4_t divisor = vaddq_f32(vdupq_n_f32(1.0f), exp4(vnegq_f32(x)));
+    return vmulq_f32(vdivq_f32(x, divisor), up);
+}
+
 static void silu_mul(float *y, const float *up, size_t n) {
     size_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-        const float32x4_t value = vld1q_f32(y + i);
-        const float32x4_t divisor = vaddq_f32(vdupq_n_f32(1.0f), exp4(vnegq_f32(value)));
-        vst1q_f32(y + i, vmulq_f32(vdivq_f32(value, divisor), vld1q_f32(up + i)));
+    for (; i + LANES <= n; i += LANES) {
+        const float32x4_t a = silu_mul4(vld1q_f32(y + i), vld1q_f32(up + i));
+        const float32x4_t b = silu_mul4(vld1q_f32(y + i + 4), vld1q_f32(up + i + 4));
+        vst1q_f32(y + i, a);
+        vst1q_f32(y + i + 4, b);
     }
     for (; i < n; i++) {
         y[i] = y[i] / (1.0f + drllm_expf(-y[i])) * up[i];
@@ -114,31 +126,42 @@ static void to_f16(uint16_t *y, const float *x, size_t n) {
 }
 
 /* Four quantised values in the low bytes: the addition rounds to nearest even. */
-INLINE uint16x4_t quantize4(const float *x, float inverse) {
+INLINE uint16x8_t quantize4(const float *x, float inverse) {
     const float32x4_t shifted = vaddq_f32(vmulq_n_f32(vld1q_f32(x), inverse), vdupq_n_f32(0x1.8p23f));
-    return vmovn_u32(vreinterpretq_u32_f32(shifted));
+    return vreinterpretq_u16_f32(shifted);
+}
+
+/* The one group at x; a size that is a constant lets it stay in registers between the two looks at it. */
+INLINE void quantize_group(const float *x, size_t size, int8_t *q, float *scale, int32_t *sum, float *ssum) {
+    float32x4_t maxima[2] = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
+    for (size_t i = 0; i < size; i += 8) {
+        maxima[0] = max_known(vabsq_f32(vld1q_f32(x + i)), maxima[0]);
+        maxima[1] = max_known(vabsq_f32(vld1q_f32(x + i + 4)), maxima[1]);
+    }
+    const float max = vmaxvq_f32(vmaxq_f32(maxima[0], maxima[1]));
+    const float inverse = max > 1e-30f ? 127.0f / max : 0.0f;
+    int32x4_t totals = vdupq_n_s32(0);
+    for (size_t i = 0; i < size; i += 16) {
+        const uint8x16_t low =
+            vreinterpretq_u8_u16(vuzp1q_u16(quantize4(x + i, inverse), quantize4(x + i + 4, inverse)));
+        const uint8x16_t high =
+            vreinterpretq_u8_u16(vuzp1q_u16(quantize4(x + i + 8, inverse), quantize4(x + i + 12, inverse)));
+        const int8x16_t values = vreinterpretq_s8_u8(vuzp1q_u8(low, high));
+        vst1q_s8(q + i, values);
+        totals = vpadalq_s16(totals, vpaddlq_s8(values));
+    }
+    *scale = max > 1e-30f ? max / 127.0f : 0.0f;
+    *sum = vaddvq_s32(totals);
+    *ssum = *scale * (float)*sum;
 }
 
 static void quantize_q8(const float *x, size_t n, size_t group, int8_t *q, float *scale, int32_t *sum, float *ssum) {
-    for (size_t g = 0; g < n / group; g++, x += group, q += group) {
-        float32x4_t maxima[2] = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
-        for (size_t i = 0; i < group; i += 8) {
-            maxima[0] = max_known(vabsq_f32(vld1q_f32(x + i)), maxima[0]);
-            maxima[1] = max_known(vabsq_f32(vld1q_f32(x + i + 4)), maxima[1]);
+    for (size_t g = 0; g < n / group; g++) {
+        if (group == DRLLM_GROUP) {
+            quantize_group(x + g * group, DRLLM_GROUP, q + g * group, &scale[g], &sum[g], &ssum[g]);
+        } else {
+            quantize_group(x + g * group, group, q + g * group, &scale[g], &sum[g], &ssum[g]);
         }
-        const float max = vmaxvq_f32(vmaxq_f32(maxima[0], maxima[1]));
-        const float inverse = max > 1e-30f ? 127.0f / max : 0.0f;
-        int32x4_t totals = vdupq_n_s32(0);
-        for (size_t i = 0; i < group; i += 16) {
-            const uint16x8_t low = vcombine_u16(quantize4(x + i, inverse), quantize4(x + i + 4, inverse));
-            const uint16x8_t high = vcombine_u16(quantize4(x + i + 8, inverse), quantize4(x + i + 12, inverse));
-            const int8x16_t values = vreinterpretq_s8_u8(vcombine_u8(vmovn_u16(low), vmovn_u16(high)));
-            vst1q_s8(q + i, values);
-            totals = vpadalq_s16(totals, vpaddlq_s8(values));
-        }
-        scale[g] = max > 1e-30f ? max / 127.0f : 0.0f;
-        sum[g] = vaddvq_s32(totals);
-        ssum[g] = scale[g] * (float)sum[g];
     }
 }
 

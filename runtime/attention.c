@@ -84,6 +84,9 @@ static struct attention_rows begin_rows(const struct attention_run *run, size_t 
     rows.sum = rows.max + most;
     rows.factor = rows.sum + most;
     rows.expanded = rows.factor + most;
+    if (run->session->kv_multiply == NULL) {
+        return rows;
+    }
     memory += drllm_round_up(row_floats(config) * sizeof(float));
     drllm_activations_init(&rows.quantised_queries, memory, most, config->head_dim, DRLLM_QUANT_ROW);
     rows.quantised_queries.x = rows.queries;
