@@ -8,6 +8,7 @@
 #include "tests/tests.h"
 #include "tests/tiny_model.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -260,6 +261,26 @@ static void test_greedy(void **state) {
     assert_int_equal(sample(&sampler), 0);
     fixture.logits[0] = -60.0f;
     assert_int_equal(sample(&sampler), N_VOCAB - 1);
+    /* What overflowed is as large as the largest number, and the lower of equals is the one. */
+    fixture.logits[N_VOCAB - 2] = FLT_MAX;
+    fixture.logits[N_VOCAB - 1] = INFINITY;
+    assert_int_equal(sample(&sampler), N_VOCAB - 2);
+    fixture.logits[5] = INFINITY;
+    assert_int_equal(sample(&sampler), 5);
+    fixture.logits[4] = NAN;
+    assert_int_equal(sample(&sampler), 5);
+    /* Zeros of both signs are equals, and below them the order is the same. */
+    for (size_t i = 0; i < N_VOCAB; i++) {
+        fixture.logits[i] = -1.0f - (float)(i % 7);
+    }
+    assert_int_equal(sample(&sampler), 0);
+    fixture.logits[N_VOCAB - 3] = -0.5f;
+    assert_int_equal(sample(&sampler), N_VOCAB - 3);
+    fixture.logits[70] = -0.0f;
+    fixture.logits[N_VOCAB - 3] = 0.0f;
+    assert_int_equal(sample(&sampler), 70);
+    random_logits(3, 1.0f);
+    fixture.logits[0] = -60.0f;
     /* The penalty holds here, too. Token 200 was said, 150 was not. */
     params.repeat_penalty = 1.5f;
     sampler = make_sampler(&params);
