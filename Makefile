@@ -118,9 +118,9 @@ endif
 # POSIX and Linux calls are for the platform and the programs; the library proper is plain C11.
 $(obj)/platform/% $(obj)/tools/% $(obj)/tests/%: private cppflags += -D_GNU_SOURCE
 $(obj)/quant/% $(obj)/runtime/attention.o $(obj)/runtime/router.o $(obj)/runtime/sampler.o $(obj)/tools/train_network.o: private speed := -O3
-# Its registers are just enough if gcc does not schedule before it hands them out. Clang knows none of these.
-$(obj)/quant/matmul_few_neondot.o: private speed := -O3 -fno-schedule-insns -flive-range-shrinkage -fweb -frename-registers \
-    -Wno-ignored-optimization-argument
+# The registers are just enough if gcc does not move instructions before it hands them out.
+few_flags := $(if $(findstring clang,$(cc)),,-fno-schedule-insns -flive-range-shrinkage -fweb -frename-registers)
+$(obj)/quant/matmul_few_neondot.o: private speed := -O3 $(few_flags)
 define isa_rule
 $(obj)/quant/%_$(1).o: private isa_flags := $(isa_flags_$(1))
 endef

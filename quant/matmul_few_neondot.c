@@ -14,12 +14,18 @@ enum {
     FEW_STARTS = 64 /* groups whose starts are made at a time */
 };
 
-/* Add to a pointer that was read from. What the compiler cannot see through takes part in no other address, so that the load
- * itself moves it: the one of four registers knows no offset. */
-#define MOVE(pointer, n)             \
-    do {                             \
-        (pointer) += (n);            \
-        __asm__("" : "+r"(pointer)); \
+/* A value that gcc cannot see through: a pointer takes part in no other address then, so that the load itself moves it, for
+ * the one of four registers knows no offset. Clang does best with offsets, which give it loads of pairs. */
+#if defined(__clang__)
+#define OPAQUE(constraint, value) ((void)(value))
+#else
+#define OPAQUE(constraint, value) __asm__("" : "+" constraint(value))
+#endif
+
+#define MOVE(pointer, n)      \
+    do {                      \
+        (pointer) += (n);     \
+        OPAQUE("r", pointer); \
     } while (0)
 
 /* What is left of a token's activations. starts: [groups][8], where the sums of q4_0's rows begin, for tiles that are said to
@@ -37,16 +43,33 @@ struct few_values {
     int32x2_t start;
 };
 
+INLINE uint8x16x4_t load_four(const uint8_t *p) {
+#if defined(__clang__)
+    return (uint8x16x4_t){{vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)}};
+#else
+    return vld1q_u8_x4(p);
+#endif
+}
+
+INLINE uint8x16x2_t load_two(const uint8_t *p) {
+#if defined(__clang__)
+    return (uint8x16x2_t){{vld1q_u8(p), vld1q_u8(p + 16)}};
+#else
+    return vld1q_u8_x2(p);
+#endif
+}
+
 /* The next 4, 2 or 1 registers of `left`. */
 INLINE void load_registers(const uint8_t **from, size_t left, uint8x16_t out[4]) {
     if (left >= 4) {
-        const uint8x16x4_t four = vld1q_u8_x4(*from);
+        const uint8x16x4_t four = load_four(*from);
+        UNROLL
         for (size_t i = 0; i < 4; i++) {
             out[i] = four.val[i];
         }
         MOVE(*from, 64);
     } else if (left >= 2) {
-        const uint8x16x2_t two = vld1q_u8_x2(*from);
+        const uint8x16x2_t two = load_two(*from);
         out[0] = two.val[0];
         out[1] = two.val[1];
         MOVE(*from, 32);
@@ -58,7 +81,7 @@ INLINE void load_registers(const uint8_t **from, size_t left, uint8x16_t out[4])
 
 INLINE float32x2_t load_floats(const float **from, size_t n) {
     float32x2_t values = n == 2 ? vld1_f32(*from) : vld1_dup_f32(*from);
-    __asm__("" : "+w"(values)); /* else each lane would become a load of its own */
+    OPAQUE("w", values); /* else each lane would become a load of its own */
     MOVE(*from, n);
     return values;
 }
@@ -114,7 +137,8 @@ INLINE void start_dots(enum drllm_format format, bool has_starts, const struct f
     } else {
         dot[0] = vld1q_s32(x->starts + 8 * g);
         dot[1] = vld1q_s32(x->starts + 8 * g + 4);
-        __asm__("" : "+w"(dot[0]), "+w"(dot[1])); /* one load of a pair */
+        OPAQUE("w", dot[0]); /* the pair becomes one load */
+        OPAQUE("w", dot[1]);
     }
 }
 
@@ -163,6 +187,7 @@ INLINE void add_panel(enum drllm_format format, bool has_starts, size_t n_groups
                     add_register(format, registers[i], place - n_fields, &values[t], g, dot[t]);
                 }
                 if (place + 1 == n_registers) {
+                    UNROLL
                     for (size_t half = 0; half < 2; half++) {
                         float32x4_t *sum = &acc[t][half];
                         *sum = vaddq_f32(*sum, vmulq_f32(vcvtq_f32_s32(dot[t][half]), scale[t][half]));

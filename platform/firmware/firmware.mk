@@ -34,6 +34,7 @@ fw_cflags := -std=c11 -O2 -g -ffreestanding -fbuiltin -ffp-contract=off -fno-mat
     -Wvla -Wno-type-limits $(if $(filter 0,$(WERROR)),,-Werror) $(fw_machine)
 fw_cppflags := -I. -Iplatform/firmware -DDRLLM_WITH_XNNPACK=0
 $(fw)/obj/quant/%_neondot.o: private fw_isa := $(isa_flags_neondot)
+$(fw)/obj/quant/matmul_few_neondot.o: private fw_isa := $(isa_flags_neondot) $(few_flags)
 $(fw)/obj/quant/%_neoni8mm.o: private fw_isa := $(isa_flags_neoni8mm)
 
 .PHONY: firmware test-firmware
