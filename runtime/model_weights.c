@@ -72,8 +72,8 @@ static int load_norm(struct drllm_loader *loader, const char *name, const float 
 }
 
 /* The kernels' exact sums need |q| <= 127. */
-static int check_values(const struct drllm_loader *loader, const struct drllm_source *source) {
-    if (source->stored != DRLLM_FORMAT_Q8C) {
+static int check_q8c(const struct drllm_loader *loader, const struct drllm_source *source) {
+    if (source->scales == NULL) { /* not q8c */
         return DRLLM_OK;
     }
     bool sound = memchr(source->data, 0x80, source->bytes) == NULL;
@@ -182,7 +182,7 @@ static int load_matrix(struct drllm_loader *loader, const struct place *place) {
     struct drllm_choice_of_format choice;
     int status = choose(loader, place, name, &source, &choice);
     if (status == DRLLM_OK) {
-        status = check_values(loader, &source);
+        status = check_q8c(loader, &source);
     }
     if (status != DRLLM_OK) {
         return status;
@@ -321,7 +321,7 @@ static int load_embedding(struct drllm_loader *loader) {
     int status = find_matrix(loader, "token_embd", model->config.d_model, model->config.n_vocab, name, &source);
     if (status == DRLLM_OK &&
         find(loader, "output.weight") != NULL) { /* else it is the head, whose values are checked */
-        status = check_values(loader, &source);
+        status = check_q8c(loader, &source);
     }
     if (status == DRLLM_OK) {
         model->embedding = (struct drllm_embedding){
