@@ -79,7 +79,7 @@ static ssize_t read_stream(void *user, uint64_t position, char *data, size_t cap
     struct exchange *exchange = user;
     bool is_end;
     (void)position;
-    if (!serve_queue_wait(exchange->http->queue, &exchange->job, exchange->socket)) {
+    if (serve_queue_wait(exchange->http->queue, &exchange->job, exchange->socket) == SERVE_GONE) {
         return MHD_CONTENT_READER_END_WITH_ERROR;
     }
     const size_t size = serve_queue_take(exchange->http->queue, &exchange->job, data, capacity, &is_end);
@@ -109,11 +109,12 @@ static enum MHD_Result complete(struct MHD_Connection *connection, struct exchan
     if (!exchange->has_job) {
         return send_error(connection, exchange, &job->error);
     }
-    if (!serve_queue_wait(http->queue, job, exchange->socket)) {
+    const enum serve_waited waited = serve_queue_wait(http->queue, job, exchange->socket);
+    if (waited == SERVE_GONE) {
         exchange->status = 499; /* nginx's number for a client that went away; only the log sees it */
         return MHD_NO;
     }
-    if (job->request.stream && job->stream.size != 0) {
+    if (waited == SERVE_STREAMS) {
         return send_stream(connection, exchange);
     }
     if (job->error.status != 0) {

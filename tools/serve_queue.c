@@ -268,7 +268,7 @@ static void wait_a_little(struct serve_queue *queue) {
     pthread_cond_timedwait(&queue->changed, &queue->lock, &until);
 }
 
-bool serve_queue_wait(struct serve_queue *queue, struct serve_job *job, int socket) {
+enum serve_waited serve_queue_wait(struct serve_queue *queue, struct serve_job *job, int socket) {
     pthread_mutex_lock(&queue->lock);
     bool gone = false;
     while (!job->is_done && job->stream_taken == job->stream.size && !gone) {
@@ -280,8 +280,9 @@ bool serve_queue_wait(struct serve_queue *queue, struct serve_job *job, int sock
     if (gone && !job->is_done) {
         cancel(queue, job);
     }
+    const bool has_more = job->stream_taken != job->stream.size;
     pthread_mutex_unlock(&queue->lock);
-    return !gone;
+    return gone ? SERVE_GONE : has_more ? SERVE_STREAMS : SERVE_DONE;
 }
 
 size_t serve_queue_take(struct serve_queue *queue, struct serve_job *job, char *data, size_t capacity, bool *is_end) {

@@ -34,9 +34,13 @@ bool serve_queue_enter(struct serve_queue *queue, struct serve_job *job);
 /* Cancel the job if it is not done, and wait until the queue has let go of it. */
 void serve_queue_leave(struct serve_queue *queue, struct serve_job *job);
 
-/* Wait until the job is done or, of a stream, has something to send; false when the client at the socket has gone, which
- * cancels the job. */
-bool serve_queue_wait(struct serve_queue *queue, struct serve_job *job, int socket);
+enum serve_waited {
+    SERVE_GONE,    /* the client at the socket, which cancels the job */
+    SERVE_STREAMS, /* there is something to send */
+    SERVE_DONE     /* without anything to send: the answer or the error is in the job */
+};
+/* Wait until the job is done or, of a stream, has something to send. */
+enum serve_waited serve_queue_wait(struct serve_queue *queue, struct serve_job *job, int socket);
 /* Take what a stream has to send, up to `capacity` bytes; *is_end when nothing more will come. */
 size_t serve_queue_take(struct serve_queue *queue, struct serve_job *job, char *data, size_t capacity, bool *is_end);
 
