@@ -40,6 +40,7 @@ cc := $(CC)
 ifneq ($(and $(target),$(findstring clang,$(notdir $(CC)))),)
 cc += --target=$(target)
 endif
+is_clang := $(findstring __clang__,$(shell $(cc) -dM -E -x c /dev/null 2>/dev/null))
 cross_packages := $(if $(target),$(if $(filter arm-%,$(target)),cross-armhf,cross))
 arch := $(firstword $(subst -, ,$(or $(target),$(shell $(cc) -dumpmachine 2>/dev/null || uname -m))))
 
@@ -117,9 +118,10 @@ endif
 
 # POSIX and Linux calls are for the platform and the programs; the library proper is plain C11.
 $(obj)/platform/% $(obj)/tools/% $(obj)/tests/%: private cppflags += -D_GNU_SOURCE
-$(obj)/quant/% $(obj)/runtime/attention.o $(obj)/runtime/router.o $(obj)/runtime/sampler.o $(obj)/tools/train_network.o: private speed := -O3
+$(obj)/quant/% $(patsubst %,$(obj)/%.o,runtime/attention runtime/router runtime/sampler tools/train_network): \
+    private speed := -O3
 # The registers are just enough if gcc does not move instructions before it hands them out.
-few_flags := $(if $(findstring clang,$(cc)),,-fno-schedule-insns -flive-range-shrinkage -fweb -frename-registers)
+few_flags := $(if $(is_clang),,-fno-schedule-insns -flive-range-shrinkage -fweb -frename-registers)
 $(obj)/quant/matmul_few_neondot.o: private speed := -O3 $(few_flags)
 define isa_rule
 $(obj)/quant/%_$(1).o: private isa_flags := $(isa_flags_$(1))

@@ -2,20 +2,21 @@
  * instructions that are no products: the weights of two groups are loaded in the order of memory, four registers an
  * instruction, and what a token brings is loaded once for all panels of a tile.
  *
- * For one token a group of q8_0 takes 33.0 instructions so: 16 dots, 4.5 loads, 2 zeros, 2 conversions of scales and 2 of
- * sums, 4 multiplications, 2 additions and a half for what the panels of a tile share. README, "Arm", has the others. */
+ * For one token a group of q8_0 takes 33.0 instructions so: 16 dots, 4.5 loads, 2 zeros, 2 conversions of scales and 2
+ * of sums, 4 multiplications, 2 additions and a half for what the panels of a tile share. README, "Arm", has the
+ * others. */
 #if defined(__aarch64__)
 #include "quant/matmul_neon.h"
 
 enum {
     FEW_GROUPS = 2, /* a step of the loop */
     FEW_TOKENS = 2,
-    FEW_PANELS = 4, /* with one token; with more a panel */
+    FEW_PANELS = 4, /* with one token; what is left of the panels, and with more tokens all, one by one */
     FEW_STARTS = 64 /* groups whose starts are made at a time */
 };
 
-/* A value that gcc cannot see through: a pointer takes part in no other address then, so that the load itself moves it, for
- * the one of four registers knows no offset. Clang does best with offsets, which give it loads of pairs. */
+/* A value that gcc cannot see through: a pointer takes part in no other address then, so that the load itself moves it,
+ * for the one of four registers knows no offset. Clang does best with offsets, which give it loads of pairs. */
 #if defined(__clang__)
 #define OPAQUE(constraint, value) ((void)(value))
 #else
@@ -28,8 +29,8 @@ enum {
         OPAQUE("r", pointer); \
     } while (0)
 
-/* What is left of a token's activations. starts: [groups][8], where the sums of q4_0's rows begin, for tiles that are said to
- * have them. */
+/* What is left of a token's activations. starts: [groups][8], where the sums of q4_0's rows begin, for tiles that are
+ * said to have them. */
 struct few_row {
     const int8_t *q;
     const float *scale, *ssum;
@@ -59,7 +60,7 @@ INLINE uint8x16x2_t load_two(const uint8_t *p) {
 #endif
 }
 
-/* The next 4, 2 or 1 registers of `left`. */
+/* The next 4, 2 or 1 registers of `left`, which never is 3: groups have 9, 10 or 17. */
 INLINE void load_registers(const uint8_t **from, size_t left, uint8x16_t out[4]) {
     if (left >= 4) {
         const uint8x16x4_t four = load_four(*from);
@@ -262,7 +263,7 @@ INLINE void make_starts(const int32_t *sum, size_t n, int32_t *starts) {
     }
 }
 
-/* One token, n_panels a multiple of FEW_PANELS. */
+/* One token, n_panels a multiple of FEW_PANELS; there is a group at least. */
 INLINE void matmul_one(enum drllm_format format, const uint8_t *w, size_t panel_bytes, size_t n_panels, size_t n_groups,
                        const struct drllm_q8_row *x, float *y) {
     if (format != DRLLM_FORMAT_Q4_0) {

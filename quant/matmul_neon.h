@@ -43,7 +43,7 @@ enum { PART_GROUPS = 24, BLOCK_PANELS = 16 };
 /* Nothing that reads memory moves across: gcc would load ahead what the registers cannot hold. */
 #define HOLD_LOADS() __asm__ volatile("" ::: "memory")
 
-/* The kernels of the dot product instruction for fewer than 8 tokens. */
+/* The kernels of the dot product instruction for fewer than 8 tokens, q8c's apart. */
 #define DRLLM_Q8_KERNEL(FORMAT, format, backend, features)                                                           \
     void drllm_matmul_##format##_##backend(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups, \
                                            const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy);

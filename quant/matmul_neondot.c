@@ -1,6 +1,6 @@
-/* Integer products with the dot product instruction, optional from ARMv8.2 on: a 16-byte register of packed weights is 4
- * rows by 4 columns, and one instruction multiplies it by 4 activations. Tiles of 8 tokens, and all of q8c; fewer tokens of
- * the other formats are in matmul_few_neondot.c. */
+/* Integer products with the dot product instruction, optional from ARMv8.2 on: a 16-byte register of packed weights is
+ * 4 rows by 4 columns, and one instruction multiplies it by 4 activations. Tiles of 8 tokens, and all of q8c; fewer
+ * tokens of the other formats are in matmul_few_neondot.c. */
 #if defined(__aarch64__)
 #include "quant/lanes_neon.h"
 #include "quant/matmul_neon.h"

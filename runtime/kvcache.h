@@ -1,8 +1,8 @@
 /* Keys and values of the tokens so far: one slot per execution of a block of the network.
  *
  * A slot's keys and its values lie in blocks of positions, [kv head][block], whose inside is described in
- * quant/kv_block.h: a head reads its own from end to end. A slot is allocated when it is first used and grows by need; a
- * skipped block has none. */
+ * quant/kv_block.h: a head reads its own from end to end. A slot is allocated when it is first used and grows by need;
+ * a skipped block has none. */
 #ifndef DRLLM_RUNTIME_KVCACHE_H
 #define DRLLM_RUNTIME_KVCACHE_H
 

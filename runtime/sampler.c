@@ -176,7 +176,8 @@ static int32_t draw(const struct drllm_candidate *candidates, size_t n, double t
     return candidates[n - 1].token;
 }
 
-/* The largest of n logits by their bits: what is below 0 comes first, the rest is in the order of its values. */
+/* The largest of n logits by their bits: what is below 0 comes first, -0 and negative NaN with it, the rest is in the
+ * order of its values, a positive NaN above them all. */
 static int32_t largest_bits(const float *logits, size_t n) {
     int32_t most = INT32_MIN;
     for (size_t i = 0; i < n; i++) {
@@ -193,7 +194,7 @@ static int32_t likeliest(const float *logits, size_t n) {
     size_t token = 0;
     for (size_t first = 0; first < n; first += BLOCK) {
         const size_t end = n - first < BLOCK ? n : first + BLOCK;
-        /* Nothing larger in the block, which is what all but a few have. */
+        /* Nothing larger in the block, which is what all but a few have; a NaN has it looked through. */
         if (most >= 0.0f && largest_bits(logits + first, end - first) <= (int32_t)drllm_f32_to_bits(most)) {
             continue;
         }
@@ -231,13 +232,13 @@ int drllm_session_sample(struct drllm_session *session, struct drllm_sampler *sa
     }
     const struct drllm_sampler_params *params = &sampler->params;
     const size_t n_vocab = session->model->config.n_vocab;
-    const int status = drllm_session_reserve_candidates(session);
-    if (status != DRLLM_OK) {
-        return status;
-    }
     if (params->temperature == 0.0f && params->repeat_penalty == 1.0f) {
         *token = likeliest(session->logits, n_vocab);
         return DRLLM_OK;
+    }
+    const int status = drllm_session_reserve_candidates(session);
+    if (status != DRLLM_OK) {
+        return status;
     }
     struct drllm_candidate *candidates = session->candidates;
     for (size_t i = 0; i < n_vocab; i++) {

@@ -67,7 +67,7 @@ struct drllm_session {
     size_t logits_rows;
     bool has_logits;
     bool is_reserved;                   /* by drllm_session_reserve: the rows of logits that are there must do */
-    struct drllm_candidate *candidates; /* [n_vocab], from the first sampling on */
+    struct drllm_candidate *candidates; /* [n_vocab], from the first sampling that needs them on */
     struct drllm_xnn_session *xnn;      /* NULL when no matrix runs on XNNPACK */
 
     atomic_bool cancelled;

@@ -413,10 +413,38 @@ static void test_logits_that_are_none(void **state) {
     }
 }
 
+/* A penalty on no tokens takes the way by a list, and comes to the same as the one without. */
+static void test_greedy_with_and_without_a_list(void **state) {
+    (void)state;
+    static const float others[] = {INFINITY, -INFINITY, FLT_MAX, -FLT_MAX, 0.0f, -0.0f, 0x1p-149f, -0x1p-149f, 1.0f};
+    struct drllm_sampler_params params = drllm_sampler_default_params();
+    params.temperature = 0.0f;
+    struct drllm_sampler without = make_sampler(&params);
+    params.repeat_penalty = 2.0f;
+    params.repeat_last_n = 0;
+    struct drllm_sampler with = make_sampler(&params);
+    uint64_t random = 5;
+    for (size_t round = 0; round < 3000; round++) {
+        random_logits(round, 1.0f);
+        const uint32_t kinds = drllm_random(&random) % 9 + 1; /* the first of the others, or all */
+        const uint32_t share = 1u << drllm_random(&random) % 9;
+        for (size_t i = 0; i < N_VOCAB; i++) {
+            const uint32_t n = drllm_random(&random);
+            if (n % share == 0) {
+                fixture.logits[i] = others[n / share % kinds];
+            } else if (n % 16 == 1) {
+                fixture.logits[i] = round % 2 == 0 ? NAN : -NAN;
+            }
+        }
+        assert_int_equal(sample(&without), sample(&with));
+    }
+}
+
 int drllm_test_sampler(void) {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_a_plain_sampler),
         cmocka_unit_test(test_greedy),
+        cmocka_unit_test(test_greedy_with_and_without_a_list),
         cmocka_unit_test(test_seeds),
         cmocka_unit_test(test_parameter_ranges),
         cmocka_unit_test(test_logits_that_are_none),

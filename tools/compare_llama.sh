@@ -29,20 +29,31 @@ root=${PEER_ROOT:-${XDG_CACHE_HOME:-$HOME/.cache}/llama-peer}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
+# measure FILE COMMAND...: its output goes to FILE; when it fails, what it said is shown.
+measure() {
+    local file=$out/$1
+    shift
+    "$@" >"$file" 2>"$out/log" </dev/null || {
+        echo "failed: $*" >&2
+        cat "$out/log" >&2
+        exit 1
+    }
+}
+
 for model; do
     name=$(basename "$model" .gguf)
     for ((round = 1; round <= rounds; round++)); do
         echo "$name: round $round of $rounds" >&2
-        "$drllm" bench -m "$model" --cpu-mask "$mask" --kv "$cache" -p 512 -n 128 -t 1,2 -r 3 -o json >"$out/ours.$name.$round" 2>/dev/null
-        "$peer" ${variant:+-v "$variant"} "$model" -- -p 512 -n 128 -t 1,2 -r 3 -o json >"$out/theirs.$name.$round" 2>/dev/null
+        measure "ours.$name.$round" "$drllm" bench -m "$model" --cpu-mask "$mask" --kv "$cache" -p 512 -n 128 \
+            -t 1,2 -r 3 -o json
+        measure "theirs.$name.$round" "$peer" ${variant:+-v "$variant"} "$model" -- -p 512 -n 128 -t 1,2 -r 3 -o json
         # Open to ready and peak memory of a program that answers one token in a context of 2048, three times: a virtual
         # machine may have to get its memory back from its host first.
         for ((again = 1; again <= 3; again++)); do
-            /usr/bin/time -f '%e %M' -a -o "$out/ours-run.$name.$round" "$drllm" run -m "$model" --cpu-mask "$mask" --kv "$cache" --raw -p Hi \
-                -n 1 -c 2048 --temp 0 >/dev/null 2>&1
-            /usr/bin/time -f '%e %M' -a -o "$out/theirs-run.$name.$round" chroot "$root" llama-completion \
-                -m "/m/$(basename "$model")" -p Hi -n 1 -c 2048 --temp 0 -no-cnv --no-warmup >"$out/theirs-log.$name.$round" 2>&1 \
-                </dev/null
+            measure answer /usr/bin/time -f '%e %M' -a -o "$out/ours-run.$name.$round" "$drllm" run -m "$model" \
+                --cpu-mask "$mask" --kv "$cache" --raw -p Hi -n 1 -c 2048 --temp 0
+            measure answer /usr/bin/time -f '%e %M' -a -o "$out/theirs-run.$name.$round" chroot "$root" \
+                llama-completion -m "/m/$(basename "$model")" -p Hi -n 1 -c 2048 --temp 0 -no-cnv --no-warmup
         done
     done
 done
@@ -82,8 +93,7 @@ for model in models:
     name = os.path.basename(model)[: -len(".gguf")]
     figures = {}
     for side in ("ours", "theirs"):
-        lines = [line.split() for r in range(1, rounds + 1) for line in open(f"{out}/{side}-run.{name}.{r}")]
-        each = [line for line in lines if len(line) == 2] # others say that a run failed
+        each = [line.split() for r in range(1, rounds + 1) for line in open(f"{out}/{side}-run.{name}.{r}")]
         figures[side] = [statistics.median(float(e[i]) for e in each) for i in range(2)]
     for i, what in enumerate(("whole run, one token (s)", "peak memory (MiB)")):
         scale = 1 if i == 0 else 1024

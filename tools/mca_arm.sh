@@ -45,6 +45,7 @@ cycles() {
 }
 
 few=$(sed -n 's/^few_flags := .*,,\(.*\))$/\1/p' "$here/Makefile")
+[ -n "$few" ] || { echo "the Makefile has no few_flags" >&2; exit 1; }
 grouped='tile_grouped(DRLLM_FORMAT_Q4_1, w, groups, n, MAX_PAIRS, true, y, ldy)'
 compile neon-1 matmul_neon '' 'tile_q8(DRLLM_FORMAT_Q4_1, w, bytes, 2, n, x, 1, y, ldy)'
 compile neon-4 matmul_neon '' 'tile_q8(DRLLM_FORMAT_Q4_1, w, bytes, 1, n, x, TILE_TOKENS, y, ldy)'

@@ -61,7 +61,8 @@ drllm_flags_neoni8mm := -march=armv8.2-a+dotprod+i8mm
 drllm_files := $(filter-out %/platform/threads_serial.c, \
     $(foreach folder,runtime quant platform,$(wildcard $(drllm_root)/$(folder)/*.c)))
 drllm_isa_files := $(filter $(foreach isa,$(drllm_isas),%_$(isa).c),$(drllm_files))
-drllm_fast_files := $(filter $(drllm_root)/quant/% %/runtime/attention.c %/runtime/router.c %/runtime/sampler.c,$(drllm_files))
+drllm_fast_files := $(filter $(drllm_root)/quant/% %/runtime/attention.c %/runtime/router.c %/runtime/sampler.c, \
+    $(drllm_files))
 
 # drllm_module(NAME, FILES, FLAGS)
 define drllm_module

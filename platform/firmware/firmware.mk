@@ -27,7 +27,7 @@ fw_src := $(filter-out $(fw_out),$(sort $(wildcard runtime/*.c quant/*.c platfor
 fw_obj := $(patsubst %.c,$(fw)/obj/%.o,$(fw_src))
 
 # gcc writes down who calls whom and with how much stack, for tests/firmware.sh.
-fw_callgraph := $(if $(findstring clang,$(cc)),,-fcallgraph-info=su)
+fw_callgraph := $(if $(is_clang),,-fcallgraph-info=su)
 # Enums are as short there as their values allow (AAPCS), so that some checks of theirs are always true. Freestanding, but the compiler may know what memcpy, sqrtf and fabsf do.
 fw_cflags := -std=c11 -O2 -g -ffreestanding -fbuiltin -ffp-contract=off -fno-math-errno -ffunction-sections -fdata-sections \
     -fno-common $(fw_callgraph) -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
