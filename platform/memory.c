@@ -1,5 +1,6 @@
 #include "platform/memory.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -23,7 +24,7 @@ void *drllm_memory_allocate(size_t size, size_t alignment) {
     if (size >= LARGE) {
         alignment = alignment < HUGE_PAGE ? HUGE_PAGE : alignment;
     }
-    if (size == 0 || posix_memalign(&memory, alignment, size) != 0) {
+    if (size == 0 || size > PTRDIFF_MAX || posix_memalign(&memory, alignment, size) != 0) {
         return NULL;
     }
     if (size >= LARGE) {
