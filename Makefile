@@ -89,7 +89,8 @@ examples := $(patsubst %.c,$(BUILD)/%,$(example_src))
 
 # --- Libraries of others: built once into a cache outside the tree --------------------------------------------------------
 deps_command := tools/setup/deps.sh $(if $(filter 0,$(XNNPACK)),--no-xnnpack) $(target)
-deps := $(shell tools/setup/deps.sh --print $(wordlist 2,9,$(deps_command)))
+# Nothing is printed before there is a compiler, which goes into the name.
+deps := $(or $(shell tools/setup/deps.sh --print $(wordlist 2,9,$(deps_command))),$(BUILD)/no-compiler/deps)
 deps_done := $(deps)/.complete
 lib_deps := $(if $(filter 0,$(XNNPACK)),,XNNPACK microkernels-prod) pthreadpool cpuinfo
 dep_files = $(patsubst %,$(deps)/lib/lib%.a,$(1))

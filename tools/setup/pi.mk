@@ -3,7 +3,7 @@
 # --- libmicrohttpd, built once into the cache ------------------------------------------------------------------------------
 ifneq ($(SERVE),0)
 http_command := tools/setup/microhttpd.sh $(target)
-http := $(shell tools/setup/microhttpd.sh --print $(target))
+http := $(or $(shell tools/setup/microhttpd.sh --print $(target)),$(BUILD)/no-compiler/http)
 http_done := $(http)/.complete
 http_lib := $(http)/lib/libmicrohttpd.a
 $(obj)/tools/serve% $(BUILD)/lint/tools/serve%: private cppflags += -isystem $(http)/include
