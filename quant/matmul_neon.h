@@ -44,12 +44,8 @@ enum { PART_GROUPS = 24, BLOCK_PANELS = 16 };
 #define HOLD_LOADS() __asm__ volatile("" ::: "memory")
 
 /* The kernels of the dot product instruction for fewer than 8 tokens, q8c's apart. */
-#define DRLLM_Q8_KERNEL(FORMAT, format, backend, features)                                                           \
-    void drllm_matmul_##format##_##backend(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups, \
-                                           const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy);
-DRLLM_Q8_KERNEL(Q4_0, q4_0, few_neondot, 0)
-DRLLM_Q8_KERNEL(Q4_1, q4_1, few_neondot, 0)
-DRLLM_Q8_KERNEL(Q8_0, q8_0, few_neondot, 0)
-#undef DRLLM_Q8_KERNEL
+DRLLM_DECLARE_Q8(q4_0, few_neondot)
+DRLLM_DECLARE_Q8(q4_1, few_neondot)
+DRLLM_DECLARE_Q8(q8_0, few_neondot)
 
 #endif

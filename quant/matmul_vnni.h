@@ -52,13 +52,9 @@ INLINE int32_t four(const int8_t *q) {
 
 /* AVX512-VNNI's kernels for few tokens: one panel in a register, since memory is the limit and one stream is what the
  * processor follows best. */
-#define DRLLM_Q8_KERNEL(FORMAT, format, backend, features)                                                           \
-    void drllm_matmul_##format##_##backend(const void *panels, size_t panel_bytes, size_t n_panels, size_t n_groups, \
-                                           const struct drllm_q8_row *x, size_t n_tokens, float *y, size_t ldy);
-DRLLM_Q8_KERNEL(Q4_0, q4_0, few_avx512vnni, 0)
-DRLLM_Q8_KERNEL(Q4_1, q4_1, few_avx512vnni, 0)
-DRLLM_Q8_KERNEL(Q8_0, q8_0, few_avx512vnni, 0)
-DRLLM_Q8_KERNEL(Q8C, q8c, few_avx512vnni, 0)
-#undef DRLLM_Q8_KERNEL
+DRLLM_DECLARE_Q8(q4_0, few_avx512vnni)
+DRLLM_DECLARE_Q8(q4_1, few_avx512vnni)
+DRLLM_DECLARE_Q8(q8_0, few_avx512vnni)
+DRLLM_DECLARE_Q8(q8c, few_avx512vnni)
 
 #endif
