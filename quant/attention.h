@@ -44,6 +44,8 @@ struct drllm_vec_ops;
 /* The definition of `quantize`, by means of a table's quantize_q8. */
 void drllm_attention_quantize(const struct drllm_vec_ops *vec, const float *s, size_t lds, size_t n_rows, size_t n,
                               const float *scales, int8_t *q, float *scale, int32_t *sum);
+/* The definition of `accumulate`, for tables that have none of their own. */
+void drllm_attention_accumulate(const float *added, size_t n_rows, size_t n, const float *factor, float *o, size_t ldo);
 
 /* 2^x for x <= 0 within 2 units in the last place, one sequence of operations on every machine; 0 below -126.5 and for
  * NaN. Unspecified above 0. */

@@ -202,10 +202,6 @@ static void quantize(const float *s, size_t lds, size_t n_rows, size_t n, const 
     drllm_attention_quantize(&drllm_vec_mve, s, lds, n_rows, n, scales, q, scale, sum);
 }
 
-static void accumulate(const float *added, size_t n_rows, size_t n, const float *factor, float *o, size_t ldo) {
-    drllm_attention_ref.accumulate(added, n_rows, n, factor, o, ldo);
-}
-
 static void expand(const void *blocks, size_t block_bytes, size_t n_blocks, size_t head_dim, float *out) {
     for (size_t b = 0; b < n_blocks; b++) {
         const unsigned char *block = (const unsigned char *)blocks + b * block_bytes;
@@ -223,7 +219,7 @@ const struct drllm_attention_ops drllm_attention_mve = {
     .softmax = softmax,
     .values = values,
     .quantize = quantize,
-    .accumulate = accumulate,
+    .accumulate = drllm_attention_accumulate,
     .expand = expand,
 };
 

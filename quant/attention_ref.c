@@ -107,7 +107,8 @@ static void quantize(const float *s, size_t lds, size_t n_rows, size_t n, const 
     drllm_attention_quantize(&drllm_vec_ref, s, lds, n_rows, n, scales, q, scale, sum);
 }
 
-static void accumulate(const float *added, size_t n_rows, size_t n, const float *factor, float *o, size_t ldo) {
+void drllm_attention_accumulate(const float *added, size_t n_rows, size_t n, const float *factor, float *o,
+                                size_t ldo) {
     for (size_t r = 0; r < n_rows; r++) {
         for (size_t d = 0; d < n; d++) {
             o[r * ldo + d] = o[r * ldo + d] * factor[r] + added[r * ldo + d];
@@ -128,6 +129,6 @@ const struct drllm_attention_ops drllm_attention_ref = {
     .softmax = softmax,
     .values = values,
     .quantize = quantize,
-    .accumulate = accumulate,
+    .accumulate = drllm_attention_accumulate,
     .expand = expand,
 };

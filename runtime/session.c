@@ -29,12 +29,12 @@ static void *part(struct layout *layout, size_t count, size_t size) {
     size_t bytes;
     size_t end;
     if (!drllm_multiply(count, size, &bytes) || !drllm_add_sizes(layout->used, bytes, &end) ||
-        !drllm_add_sizes(end, DRLLM_ALIGNMENT, &end)) {
+        drllm_round_up(end) == SIZE_MAX) {
         layout->overflow = true;
         return NULL;
     }
     void *pointer = layout->base == NULL ? NULL : layout->base + layout->used;
-    layout->used = (end - 1) / DRLLM_ALIGNMENT * DRLLM_ALIGNMENT;
+    layout->used = drllm_round_up(end);
     return pointer;
 }
 

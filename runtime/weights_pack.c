@@ -126,8 +126,7 @@ int drllm_weights_pack(struct drllm_loader *loader, const struct drllm_source *s
     if (source->stored != run) {
         job.run_row_bytes = run == DRLLM_FORMAT_Q8C ? source->cols : drllm_format_row_bytes(run, source->cols);
         job.scratch_bytes =
-            (DRLLM_PANEL_ROWS + source->cols) * sizeof(float) + DRLLM_PANEL_ROWS * job.run_row_bytes + DRLLM_ALIGNMENT;
-        job.scratch_bytes = job.scratch_bytes / DRLLM_ALIGNMENT * DRLLM_ALIGNMENT;
+            drllm_round_up((DRLLM_PANEL_ROWS + source->cols) * sizeof(float) + DRLLM_PANEL_ROWS * job.run_row_bytes);
         job.scratch = drllm_allocate(&model->allocator, workers, job.scratch_bytes);
         if (job.scratch == NULL) {
             return drllm_weights_out_of_memory(loader, source->name);
