@@ -1,16 +1,9 @@
 /* What a router file knows its model by (drllm_model_fingerprint in internal.h). */
+#include "runtime/hash.h"
 #include "runtime/internal.h"
 #include "runtime/model.h"
 
 #include <string.h>
-
-/* 64-bit FNV-1a (draft-eastlake-fnv). */
-static void add_bytes(uint64_t *hash, const void *data, size_t size) {
-    const unsigned char *bytes = data;
-    for (size_t i = 0; i < size; i++) {
-        *hash = (*hash ^ bytes[i]) * 0x100000001b3u;
-    }
-}
 
 /* Little-endian, on every machine. */
 static void add_number(uint64_t *hash, uint64_t number) {
@@ -18,7 +11,7 @@ static void add_number(uint64_t *hash, uint64_t number) {
     for (size_t i = 0; i < sizeof bytes; i++) {
         bytes[i] = (unsigned char)(number >> (8 * i));
     }
-    add_bytes(hash, bytes, sizeof bytes);
+    *hash = drllm_hash_bytes(*hash, bytes, sizeof bytes);
 }
 
 static void add_floats(uint64_t *hash, const float *values, size_t n) {
@@ -41,12 +34,12 @@ static void add_vocabulary(uint64_t *hash, const struct drllm_tokenizer *tokeniz
     for (size_t id = 0; id < drllm_tokenizer_n_vocab(tokenizer); id++) {
         const struct drllm_string text = drllm_tokenizer_token_text(tokenizer, (int32_t)id);
         add_number(hash, text.size);
-        add_bytes(hash, text.data, text.size);
+        *hash = drllm_hash_bytes(*hash, text.data, text.size);
     }
 }
 
 uint64_t drllm_model_fingerprint(const struct drllm_model *model) {
-    uint64_t hash = 0xcbf29ce484222325u;
+    uint64_t hash = DRLLM_HASH_START;
     if (model->vocab_only) {
         return 0;
     }

@@ -39,7 +39,7 @@ int32_t drllm_tokenizer_find(const struct drllm_tokenizer *tokenizer, const char
     if (size > tokenizer->longest) {
         return -1;
     }
-    const uint64_t hash = drllm_hash_text(DRLLM_HASH_START, text, size);
+    const uint64_t hash = drllm_hash_bytes(DRLLM_HASH_START, text, size);
     size_t step = 0;
     for (;;) {
         const int32_t id = drllm_tokenizer_probe(tokenizer, hash, &step);
@@ -53,7 +53,7 @@ int32_t drllm_tokenizer_find(const struct drllm_tokenizer *tokenizer, const char
 /* The last of several equal texts counts. False: too many collide. */
 static bool insert_text(struct drllm_tokenizer *tokenizer, int32_t id) {
     const struct drllm_token token = drllm_token_at(tokenizer, id);
-    const uint32_t hash = mix(drllm_hash_text(DRLLM_HASH_START, token.text, token.size));
+    const uint32_t hash = mix(drllm_hash_bytes(DRLLM_HASH_START, token.text, token.size));
     size_t at = text_start(tokenizer, hash);
     for (size_t probes = 0; probes < DRLLM_MOST_PROBES; probes++) {
         struct drllm_text_slot *slot = &tokenizer->made.texts[at];

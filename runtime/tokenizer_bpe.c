@@ -83,7 +83,7 @@ static int32_t find_joined(const struct drllm_tokenizer *tokenizer, struct drllm
         }
     }
     const uint64_t hash =
-        drllm_hash_text(drllm_hash_text(DRLLM_HASH_START, left.data, left.size), right.data, right.size);
+        drllm_hash_bytes(drllm_hash_bytes(DRLLM_HASH_START, left.data, left.size), right.data, right.size);
     size_t step = 0;
     int32_t id = -1;
     do {
@@ -114,8 +114,8 @@ static bool split_merge(const struct drllm_tokenizer *tokenizer, struct drllm_st
     }
     *merge = (struct merge){.left = {text.data, (size_t)(space - text.data)}, .rank = rank};
     merge->right = (struct drllm_string){space + 1, text.size - merge->left.size - 1};
-    merge->left_hash = drllm_hash_text(DRLLM_HASH_START, merge->left.data, merge->left.size);
-    merge->right_hash = drllm_hash_text(DRLLM_HASH_START, merge->right.data, merge->right.size);
+    merge->left_hash = drllm_hash_bytes(DRLLM_HASH_START, merge->left.data, merge->left.size);
+    merge->right_hash = drllm_hash_bytes(DRLLM_HASH_START, merge->right.data, merge->right.size);
     return true;
 }
 
@@ -251,7 +251,7 @@ static int32_t find_word(const struct drllm_tokenizer *tokenizer, struct drllm_s
     uint64_t hash = DRLLM_HASH_START;
     for (size_t i = 0; i < word.size; i++) {
         char text[2];
-        hash = drllm_hash_text(hash, text, write_character(drllm_byte_character((uint8_t)word.data[i]), text));
+        hash = drllm_hash_bytes(hash, text, write_character(drllm_byte_character((uint8_t)word.data[i]), text));
     }
     int32_t id = -1;
     size_t step = 0;

@@ -2,6 +2,7 @@
 #ifndef DRLLM_RUNTIME_TOKENIZER_INTERNAL_H
 #define DRLLM_RUNTIME_TOKENIZER_INTERNAL_H
 
+#include "runtime/hash.h"
 #include "runtime/tokenizer.h"
 
 #include <assert.h>
@@ -92,20 +93,6 @@ static inline struct drllm_token drllm_token_at(const struct drllm_tokenizer *to
 }
 
 /* ---- Texts (tokenizer.c) ---- */
-
-#define DRLLM_HASH_START 0xCBF29CE484222325u
-
-/* FNV-1a: byte by byte, so that the hash of a text continues into that of a longer one. */
-static inline uint64_t drllm_hash_byte(uint64_t hash, uint8_t byte) {
-    return (hash ^ byte) * 0x100000001B3u;
-}
-
-static inline uint64_t drllm_hash_text(uint64_t hash, const char *text, size_t size) {
-    for (size_t i = 0; i < size; i++) {
-        hash = drllm_hash_byte(hash, (uint8_t)text[i]);
-    }
-    return hash;
-}
 
 /* The ids whose texts have this hash, one a call; -1 at the end. Start with *step = 0. */
 int32_t drllm_tokenizer_probe(const struct drllm_tokenizer *tokenizer, uint64_t hash, size_t *step);

@@ -4,6 +4,7 @@
 #include "tools/convert_formats.h"
 #include "tools/files.h"
 
+#include "runtime/hash.h"
 #include "runtime/utf8.h"
 #include "tools/random.h"
 
@@ -52,10 +53,7 @@ static void report_bad(struct converter *converter, const struct record *record,
 
 /* By the seed and the question, so that it stays the same when other questions come and go. */
 static void shuffle_choices(struct item *item, uint64_t seed) {
-    uint64_t state = 0xcbf29ce484222325u ^ seed; /* FNV-1a */
-    for (size_t i = 0; i < item->question.size; i++) {
-        state = (state ^ (unsigned char)item->question.data[i]) * 0x100000001b3u;
-    }
+    uint64_t state = drllm_hash_bytes(DRLLM_HASH_START ^ seed, item->question.data, item->question.size);
     for (size_t i = item->n_choices; i > 1; i--) {
         const size_t last = i - 1;
         const size_t other = (size_t)(random_next(&state) % i);

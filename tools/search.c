@@ -6,6 +6,7 @@
 
 #include "platform/clock.h"
 #include "runtime/drllm_os.h"
+#include "runtime/hash.h"
 #include "runtime/internal.h"
 #include "tools/commands.h"
 #include "tools/depth.h"
@@ -80,10 +81,7 @@ struct search {
 /* ---- Groups ---- */
 
 static uint64_t mix(uint64_t hash, const char *text) {
-    for (; *text != '\0'; text++) {
-        hash = (hash ^ (unsigned char)*text) * 0x100000001b3u; /* FNV-1a */
-    }
-    return hash;
+    return drllm_hash_bytes(hash, text, strlen(text));
 }
 
 static int make_groups(struct search *search) {
@@ -122,7 +120,7 @@ static void name_group(const struct search *search, size_t index, char *name, si
 /* The questions of a group in a random order that depends on the seed and the group alone. */
 static void make_group(const struct search *search, size_t index, const char *name, struct group *group) {
     const struct options *options = search->options;
-    *group = (struct group){.name = name, .seed = mix((uint64_t)options->seed ^ 0xcbf29ce484222325u, name)};
+    *group = (struct group){.name = name, .seed = mix((uint64_t)options->seed ^ DRLLM_HASH_START, name)};
     group->questions = allocate(search->questions.count, sizeof(struct question *));
     for (size_t i = 0; i < search->questions.count; i++) {
         if (search->group_of[i] == index) {
@@ -405,7 +403,7 @@ static uint64_t fingerprint(const struct search *search) {
              options->per, options->reward, options->method, options->n_search, options->n_verify, options->clusters,
              options->max_steps, options->simulations, options->seed, options->layer_value, search->parts.min_saved,
              options->no_repeats, options->no_racing, drllm_model_fingerprint(search->model));
-    uint64_t hash = mix(mix(0xcbf29ce484222325u, text), options->from != NULL ? options->from : "");
+    uint64_t hash = mix(mix(DRLLM_HASH_START, text), options->from != NULL ? options->from : "");
     for (size_t i = 0; i < search->questions.count; i++) {
         hash = mix_question(hash, &search->questions.items[i]);
     }

@@ -1,4 +1,5 @@
 /* Outcomes of programs on questions: computed on all cores, resumed where hidden states can be reused, remembered. */
+#include "runtime/hash.h"
 #include "runtime/internal.h"
 #include "runtime/program.h"
 #include "tools/interrupt.h"
@@ -31,10 +32,7 @@ void evaluator_close(struct evaluator *evaluator) {
 }
 
 static size_t bucket_of(const uint8_t *counts, size_t n_layers) {
-    uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
-    for (size_t i = 0; i < n_layers; i++) {
-        hash = (hash ^ counts[i]) * 0x100000001b3u;
-    }
+    const uint64_t hash = drllm_hash_bytes(DRLLM_HASH_START, counts, n_layers);
     return (size_t)((hash >> 32 ^ hash) % MEMO_BUCKETS);
 }
 

@@ -1,5 +1,6 @@
 #include "tools/train_examples.h"
 
+#include "runtime/hash.h"
 #include "tools/files.h"
 
 #include <inttypes.h>
@@ -8,20 +9,12 @@
 
 const char *const role_names[N_ROLES] = {"labels", "guard", "validation", "validation guard"};
 
-uint64_t checksum(uint64_t sum, const void *bytes, size_t size) {
-    const unsigned char *p = bytes;
-    for (size_t i = 0; i < size; i++) {
-        sum = (sum ^ p[i]) * UINT64_C(0x100000001b3);
-    }
-    return sum;
-}
-
 uint64_t examples_checksum(const struct examples *examples, uint64_t sum, size_t first, size_t n) {
     for (size_t i = first; i < first + n; i++) {
         const struct tokens *tokens = &examples->items[i].question->prompt_tokens;
-        sum = checksum(sum, &tokens->count, sizeof tokens->count);
-        sum = checksum(sum, tokens->ids, tokens->count * sizeof *tokens->ids);
-        sum = checksum(sum, examples->items[i].counts, examples->n_layers);
+        sum = drllm_hash_bytes(sum, &tokens->count, sizeof tokens->count);
+        sum = drllm_hash_bytes(sum, tokens->ids, tokens->count * sizeof *tokens->ids);
+        sum = drllm_hash_bytes(sum, examples->items[i].counts, examples->n_layers);
     }
     return sum;
 }
@@ -40,7 +33,7 @@ static int read_file(const struct command *command, const char *path, enum examp
     if (exit_code == TOOL_OK) {
         examples->files = reallocate(examples->files, examples->n_files + 1, sizeof *examples->files);
         examples->files[examples->n_files++] = (struct example_file){
-            .path = path, .role = role, .checksum = checksum(CHECKSUM_START, text.data, text.size)};
+            .path = path, .role = role, .checksum = drllm_hash_bytes(DRLLM_HASH_START, text.data, text.size)};
         exit_code = questions_read(command, path, true, &examples->questions[role]);
     }
     text_release(&text);
@@ -134,7 +127,7 @@ int examples_read(const struct command *command, const struct drllm_model *model
             add_question(command, &examples->questions[role].items[i], (enum example_role)role, examples);
         }
     }
-    examples->labels_checksum = examples_checksum(examples, CHECKSUM_START, 0, examples->n_train);
+    examples->labels_checksum = examples_checksum(examples, DRLLM_HASH_START, 0, examples->n_train);
     if (examples->n_train == 0) {
         report(command, "there is nothing to train on");
         return TOOL_FAILED;

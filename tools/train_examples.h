@@ -51,10 +51,7 @@ static inline bool role_is_valid(enum example_role role) {
     return role == ROLE_VALID || role == ROLE_VALID_GUARD;
 }
 
-/* 64-bit FNV-1a, begun with CHECKSUM_START. */
-#define CHECKSUM_START UINT64_C(0xcbf29ce484222325)
-uint64_t checksum(uint64_t sum, const void *bytes, size_t size);
-/* Of examples first .. first + n - 1: tokens and programs. */
+/* A hash (runtime/hash.h) of examples first .. first + n - 1: tokens and programs. */
 uint64_t examples_checksum(const struct examples *examples, uint64_t sum, size_t first, size_t n);
 
 /* Lines of guard files run at full depth, whatever program they name; other lines need one. Bad lines are reported and

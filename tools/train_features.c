@@ -1,5 +1,6 @@
 #include "tools/train_features.h"
 
+#include "runtime/hash.h"
 #include "runtime/internal.h"
 
 #include <errno.h>
@@ -78,9 +79,9 @@ static struct feature_header make_header(const struct drllm_model *model, const 
     struct drllm_model_info info;
     drllm_model_get_info(model, &info);
     const uint64_t fingerprint = drllm_model_fingerprint(model);
-    uint64_t sum = checksum(CHECKSUM_START, &fingerprint, sizeof fingerprint);
-    sum = checksum(sum, info.quantization, strlen(info.quantization));
-    sum = checksum(sum, info.backend, strlen(info.backend));
+    uint64_t sum = drllm_hash_bytes(DRLLM_HASH_START, &fingerprint, sizeof fingerprint);
+    sum = drllm_hash_bytes(sum, info.quantization, strlen(info.quantization));
+    sum = drllm_hash_bytes(sum, info.backend, strlen(info.backend));
     struct feature_header header = {.checksum = examples_checksum(examples, sum, 0, examples->count),
                                     .n_examples = features->n_examples,
                                     .n_layers = (uint32_t)features->n_layers,
