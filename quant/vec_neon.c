@@ -131,37 +131,49 @@ INLINE uint16x8_t quantize4(const float *x, float inverse) {
     return vreinterpretq_u16_f32(shifted);
 }
 
+/* 16 values from x on, times `inverse`. */
+INLINE int8x16_t quantize16(const float *x, float inverse) {
+    const uint16x8_t low = vuzp1q_u16(quantize4(x, inverse), quantize4(x + 4, inverse));
+    const uint16x8_t high = vuzp1q_u16(quantize4(x + 8, inverse), quantize4(x + 12, inverse));
+    return vreinterpretq_s8_u8(vuzp1q_u8(vreinterpretq_u8_u16(low), vreinterpretq_u8_u16(high)));
+}
+
 /* The one group at x; a size that is a constant lets it stay in registers between the two looks at it. */
 INLINE void quantize_group(const float *x, size_t size, int8_t *q, float *scale, int32_t *sum, float *ssum) {
     float32x4_t maxima[2] = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
     for (size_t i = 0; i < size; i += 8) {
-        maxima[0] = max_known(vabsq_f32(vld1q_f32(x + i)), maxima[0]);
-        maxima[1] = max_known(vabsq_f32(vld1q_f32(x + i + 4)), maxima[1]);
+        maxima[0] = vmaxnmq_f32(vabsq_f32(vld1q_f32(x + i)), maxima[0]);
+        maxima[1] = vmaxnmq_f32(vabsq_f32(vld1q_f32(x + i + 4)), maxima[1]);
     }
     const float max = vmaxvq_f32(vmaxq_f32(maxima[0], maxima[1]));
-    const float inverse = max > 1e-30f ? 127.0f / max : 0.0f;
-    int32x4_t totals = vdupq_n_s32(0);
-    for (size_t i = 0; i < size; i += 16) {
-        const uint8x16_t low =
-            vreinterpretq_u8_u16(vuzp1q_u16(quantize4(x + i, inverse), quantize4(x + i + 4, inverse)));
-        const uint8x16_t high =
-            vreinterpretq_u8_u16(vuzp1q_u16(quantize4(x + i + 8, inverse), quantize4(x + i + 12, inverse)));
-        const int8x16_t values = vreinterpretq_s8_u8(vuzp1q_u8(low, high));
-        vst1q_s8(q + i, values);
-        totals = vpadalq_s16(totals, vpaddlq_s8(values));
+    float inverse = 0.0f;
+    float d = 0.0f;
+    if (max > 1e-30f) {
+        inverse = 127.0f / max;
+        d = max / 127.0f;
     }
-    *scale = max > 1e-30f ? max / 127.0f : 0.0f;
+    int32x4_t totals = vdupq_n_s32(0);
+    for (size_t i = 0; i < size; i += 32) {
+        const int8x16_t low = quantize16(x + i, inverse);
+        const int8x16_t high = quantize16(x + i + 16, inverse);
+        vst1q_s8(q + i, low);
+        vst1q_s8(q + i + 16, high);
+        totals = vpadalq_s16(totals, vpadalq_s8(vpaddlq_s8(low), high));
+    }
+    *scale = d;
     *sum = vaddvq_s32(totals);
-    *ssum = *scale * (float)*sum;
+    *ssum = d * (float)*sum;
 }
 
 static void quantize_q8(const float *x, size_t n, size_t group, int8_t *q, float *scale, int32_t *sum, float *ssum) {
-    for (size_t g = 0; g < n / group; g++) {
-        if (group == DRLLM_GROUP) {
-            quantize_group(x + g * group, DRLLM_GROUP, q + g * group, &scale[g], &sum[g], &ssum[g]);
-        } else {
-            quantize_group(x + g * group, group, q + g * group, &scale[g], &sum[g], &ssum[g]);
+    if (group == DRLLM_GROUP) {
+        for (size_t g = 0; g < n / DRLLM_GROUP; g++) {
+            quantize_group(x + g * DRLLM_GROUP, DRLLM_GROUP, q + g * DRLLM_GROUP, &scale[g], &sum[g], &ssum[g]);
         }
+        return;
+    }
+    for (size_t g = 0; g < n / group; g++) {
+        quantize_group(x + g * group, group, q + g * group, &scale[g], &sum[g], &ssum[g]);
     }
 }
 
