@@ -122,8 +122,8 @@ $(obj)/platform/% $(obj)/tools/% $(obj)/tests/%: private cppflags += -D_GNU_SOUR
 $(obj)/quant/% $(patsubst %,$(obj)/%.o,runtime/attention runtime/router runtime/sampler tools/train_network): \
     private speed := -O3
 # The registers are just enough if gcc does not move instructions before it hands them out.
-few_flags := $(if $(is_clang),,-fno-schedule-insns -flive-range-shrinkage -fweb -frename-registers)
-$(obj)/quant/matmul_few_neondot.o: private speed := -O3 $(few_flags)
+dot_flags := $(if $(is_clang),,-fno-schedule-insns -flive-range-shrinkage -fweb -frename-registers)
+$(addprefix $(obj)/quant/,matmul_neondot.o matmul_few_neondot.o): private speed := -O3 $(dot_flags)
 define isa_rule
 $(obj)/quant/%_$(1).o: private isa_flags := $(isa_flags_$(1))
 endef

@@ -6,7 +6,7 @@
  * of sums, 4 multiplications, 2 additions and a half for what the panels of a tile share. README, "Arm", has the
  * others. */
 #if defined(__aarch64__)
-#include "quant/matmul_neon.h"
+#include "quant/matmul_neondot.h"
 
 enum {
     FEW_GROUPS = 2, /* a step of the loop */
@@ -14,14 +14,6 @@ enum {
     FEW_PANELS = 4, /* with one token; what is left of the panels, and with more tokens all, one by one */
     FEW_STARTS = 64 /* groups whose starts are made at a time */
 };
-
-/* A value that gcc cannot see through: a pointer takes part in no other address then, so that the load itself moves it,
- * for the one of four registers knows no offset. Clang does best with offsets, which give it loads of pairs. */
-#if defined(__clang__)
-#define OPAQUE(constraint, value) ((void)(value))
-#else
-#define OPAQUE(constraint, value) __asm__("" : "+" constraint(value))
-#endif
 
 #define MOVE(pointer, n)      \
     do {                      \
@@ -101,22 +93,6 @@ INLINE void load_values(enum drllm_format format, bool has_starts, size_t n_grou
     }
 }
 
-/* The lanes are constants once the loops around them are unrolled. */
-INLINE int32x4_t dot_lane(int32x4_t sum, uint8x16_t weights, uint8x16_t values, size_t lane) {
-    const int8x16_t w = vreinterpretq_s8_u8(weights);
-    const int8x16_t x = vreinterpretq_s8_u8(values);
-    switch (lane) {
-    case 0:
-        return vdotq_laneq_s32(sum, w, x, 0);
-    case 1:
-        return vdotq_laneq_s32(sum, w, x, 1);
-    case 2:
-        return vdotq_laneq_s32(sum, w, x, 2);
-    default:
-        return vdotq_laneq_s32(sum, w, x, 3);
-    }
-}
-
 INLINE float32x4_t times_half_lane(float32x4_t a, float32x2_t values, size_t lane) {
     return lane == 0 ? vmulq_lane_f32(a, values, 0) : vmulq_lane_f32(a, values, 1);
 }
@@ -149,11 +125,14 @@ INLINE void add_register(enum drllm_format format, uint8x16_t weights, size_t pl
     const size_t step = place / 2;
     int32x4_t *sum = &dot[place % 2];
     if (is_int4(format)) {
-        const uint8x16_t q = values->q[2 * g + step / 2];
-        *sum = dot_lane(*sum, vandq_u8(weights, vdupq_n_u8(15)), q, step % 2 * 2);
-        *sum = dot_lane(*sum, vshrq_n_u8(weights, 4), q, step % 2 * 2 + 1);
+        const int8x16_t q = vreinterpretq_s8_u8(values->q[2 * g + step / 2]);
+        const int8x16_t low = vreinterpretq_s8_u8(vandq_u8(weights, vdupq_n_u8(15)));
+        const int8x16_t high = vreinterpretq_s8_u8(vshrq_n_u8(weights, 4));
+        *sum = dot_lane(*sum, low, q, step % 2 * 2);
+        *sum = dot_lane(*sum, high, q, step % 2 * 2 + 1);
     } else {
-        *sum = dot_lane(*sum, weights, values->q[2 * g + step / 4], step % 4);
+        const int8x16_t q = vreinterpretq_s8_u8(values->q[2 * g + step / 4]);
+        *sum = dot_lane(*sum, vreinterpretq_s8_u8(weights), q, step % 4);
     }
 }
 

@@ -2,8 +2,8 @@
  * 4 rows by 4 columns, and one instruction multiplies it by 4 activations. Tiles of 8 tokens, and all of q8c; fewer
  * tokens of the other formats are in matmul_few_neondot.c. */
 #if defined(__aarch64__)
+#include "quant/matmul_neondot.h"
 #include "quant/lanes_neon.h"
-#include "quant/matmul_neon.h"
 
 /* Columns 16*block to 16*block + 15 of the group for rows 4*half to 4*half + 3, four columns a register. */
 INLINE void load_weights(enum drllm_format format, const uint8_t *q, size_t block, size_t half, int8x16_t w[4]) {
@@ -29,10 +29,9 @@ INLINE void add_dots(enum drllm_format format, const uint8_t *q, const struct dr
             load_weights(format, q, block, half, w);
             for (size_t t = 0; t < n_tokens; t++) {
                 const int8x16_t values = vld1q_s8(x[t].q + column + block * 16);
-                dot[t][half] = vdotq_laneq_s32(dot[t][half], w[0], values, 0);
-                dot[t][half] = vdotq_laneq_s32(dot[t][half], w[1], values, 1);
-                dot[t][half] = vdotq_laneq_s32(dot[t][half], w[2], values, 2);
-                dot[t][half] = vdotq_laneq_s32(dot[t][half], w[3], values, 3);
+                for (size_t step = 0; step < 4; step++) {
+                    dot[t][half] = dot_lane(dot[t][half], w[step], values, step);
+                }
             }
         }
     }
@@ -48,7 +47,7 @@ enum { MANY = 8 };
 struct group {
     int8x16_t q[2][MANY];
     float32x4_t scale[2], ssum[2];
-    int32x4_t start[2]; /* of the sums: stored nibbles are 8 more than q4_0's weights */
+    int32x4_t start[MANY]; /* of the sums of 4 rows: stored nibbles are 8 more than q4_0's weights */
 };
 
 INLINE void prepare(enum drllm_format format, const struct drllm_q8_row *x, size_t first, size_t n_groups,
@@ -56,14 +55,13 @@ INLINE void prepare(enum drllm_format format, const struct drllm_q8_row *x, size
     for (size_t g = 0; g < n_groups; g++) {
         float scale[MANY];
         float ssum[MANY] = {0};
-        int32_t start[MANY] = {0};
         for (size_t t = 0; t < MANY; t++) {
             for (size_t block = 0; block < 2; block++) {
                 groups[g].q[block][t] = vld1q_s8(x[t].q + (first + g) * DRLLM_GROUP + block * 16);
             }
             scale[t] = x[t].scale[first + g];
             if (format == DRLLM_FORMAT_Q4_0) {
-                start[t] = -8 * x[t].sum[first + g];
+                groups[g].start[t] = vdupq_n_s32(-8 * x[t].sum[first + g]);
             } else if (format == DRLLM_FORMAT_Q4_1) {
                 ssum[t] = x[t].ssum[first + g];
             }
@@ -71,21 +69,7 @@ INLINE void prepare(enum drllm_format format, const struct drllm_q8_row *x, size
         for (size_t i = 0; i < 2; i++) {
             groups[g].scale[i] = vld1q_f32(scale + 4 * i);
             groups[g].ssum[i] = vld1q_f32(ssum + 4 * i);
-            groups[g].start[i] = vld1q_s32(start + 4 * i);
         }
-    }
-}
-
-INLINE int32x4_t lane_everywhere(int32x4_t values, size_t lane) {
-    switch (lane) {
-    case 0:
-        return vdupq_laneq_s32(values, 0);
-    case 1:
-        return vdupq_laneq_s32(values, 1);
-    case 2:
-        return vdupq_laneq_s32(values, 2);
-    default:
-        return vdupq_laneq_s32(values, 3);
     }
 }
 
@@ -103,20 +87,26 @@ INLINE void tile_many(enum drllm_format format, const uint8_t *w, const struct g
         for (size_t half = 0; half < 2; half++) {
             int32x4_t dot[MANY];
             UNROLL
-            for (size_t t = 0; t < MANY; t++) {
-                dot[t] = format == DRLLM_FORMAT_Q4_0 ? lane_everywhere(group->start[t / 4], t % 4) : vdupq_n_s32(0);
+            for (size_t t = 0; t < MANY; t += 2) {
+                dot[t] = format == DRLLM_FORMAT_Q4_0 ? group->start[t] : vdupq_n_s32(0);
+                dot[t + 1] = format == DRLLM_FORMAT_Q4_0 ? group->start[t + 1] : vdupq_n_s32(0);
+                OPAQUE("w", dot[t]);
+                OPAQUE("w", dot[t + 1]);
             }
             UNROLL
             for (size_t block = 0; block < 2; block++) {
                 int8x16_t weights[4];
                 load_weights(format, w + header_bytes(format), block, half, weights);
                 UNROLL
-                for (size_t t = 0; t < MANY; t++) {
-                    const int8x16_t values = group->q[block][t];
-                    dot[t] = vdotq_laneq_s32(dot[t], weights[0], values, 0);
-                    dot[t] = vdotq_laneq_s32(dot[t], weights[1], values, 1);
-                    dot[t] = vdotq_laneq_s32(dot[t], weights[2], values, 2);
-                    dot[t] = vdotq_laneq_s32(dot[t], weights[3], values, 3);
+                for (size_t t = 0; t < MANY; t += 2) {
+                    int8x16_t values[2] = {group->q[block][t], group->q[block][t + 1]};
+                    OPAQUE("w", values[0]);
+                    OPAQUE("w", values[1]);
+                    UNROLL
+                    for (size_t step = 0; step < 4; step++) { /* in turn: a sum takes its time to be ready */
+                        dot[t] = dot_lane(dot[t], weights[step], values[0], step);
+                        dot[t + 1] = dot_lane(dot[t + 1], weights[step], values[1], step);
+                    }
                 }
                 HOLD_LOADS();
             }

@@ -44,14 +44,14 @@ cycles() {
         awk -v n="$3" '/^Total Cycles:/ { printf "%.1f\n", $3 / 100 / n }'
 }
 
-few=$(sed -n 's/^few_flags := .*,,\(.*\))$/\1/p' "$here/Makefile")
-[ -n "$few" ] || { echo "the Makefile has no few_flags" >&2; exit 1; }
+dots=$(sed -n 's/^dot_flags := .*,,\(.*\))$/\1/p' "$here/Makefile")
+[ -n "$dots" ] || { echo "the Makefile has no dot_flags" >&2; exit 1; }
 grouped='tile_grouped(DRLLM_FORMAT_Q4_1, w, groups, n, MAX_PAIRS, true, y, ldy)'
 compile neon-1 matmul_neon '' 'tile_q8(DRLLM_FORMAT_Q4_1, w, bytes, 2, n, x, 1, y, ldy)'
 compile neon-4 matmul_neon '' 'tile_q8(DRLLM_FORMAT_Q4_1, w, bytes, 1, n, x, TILE_TOKENS, y, ldy)'
-compile dot-1 matmul_few_neondot "-march=armv8.2-a+dotprod $few" \
+compile dot-1 matmul_few_neondot "-march=armv8.2-a+dotprod $dots" \
     'tile_few(DRLLM_FORMAT_Q4_1, w, bytes, FEW_PANELS, n, x, 1, NULL, true, y, ldy)'
-compile dot-8 matmul_neondot -march=armv8.2-a+dotprod 'tile_many(DRLLM_FORMAT_Q4_1, w, groups, n, true, y, ldy)'
+compile dot-8 matmul_neondot "-march=armv8.2-a+dotprod $dots" 'tile_many(DRLLM_FORMAT_Q4_1, w, groups, n, true, y, ldy)'
 compile i8mm-8 matmul_neoni8mm -march=armv8.2-a+dotprod+i8mm "$grouped"
 
 echo '| q4_1, cycles a group and token | neon, 1 token | neon, 4 tokens | neondot, 1 token | neondot, 8 tokens | neoni8mm, 8 tokens |'
