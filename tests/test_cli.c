@@ -489,6 +489,16 @@ static void test_logits(void **state) {
     cli_expect_failure(RUN("logits", "-m", tiny, "--ids", "1,2,3,4,5", "-c", "4"), 1, "context");
 }
 
+/* Of the first line, outside of quotes. */
+static size_t count_commas(const char *text) {
+    size_t n = 0;
+    for (bool quoted = false; *text != '\n' && *text != '\0'; text++) {
+        quoted = (*text == '"') != quoted;
+        n += *text == ',' && !quoted;
+    }
+    return n;
+}
+
 static void test_bench(void **state) {
     (void)state;
     cli_require_program();
@@ -508,16 +518,30 @@ static void test_bench(void **state) {
         cli_list(row, "samples_ns", 2);
         assert_string_equal(cli_string(row, "model_filename"), tiny);
         assert_non_null(cli_string(row, "model_type"));
-        assert_int_equal(cJSON_IsNumber(cJSON_GetObjectItem(row, "share_of_bandwidth")), i == 2);
+        static const char *const of_tokens[] = {"share_of_bandwidth", "token_ms_median", "token_ms_p99",
+                                                "token_ms_max",       "machine_stalls",  "machine_stalls_seconds"};
+        for (size_t k = 0; k < sizeof of_tokens / sizeof of_tokens[0]; k++) {
+            const cJSON *number = cJSON_GetObjectItem(row, of_tokens[k]);
+            assert_true(i == 2 ? cJSON_IsNumber(number) : cJSON_IsNull(number));
+        }
+        cli_list(row, "token_lateness", i == 2 ? 8 : 0);
     }
     cJSON_Delete(json);
     struct cli_outcome outcome = RUN("bench", "-m", tiny, "-m", no_chat, "-p", "4", "-n", "2", "-r", "1", "-t", "1");
     cli_expect_text(outcome.out, "| pp4 |");
     cli_expect_text(outcome.out, "| tg2 |");
+    cli_expect_text(outcome.out, "Threads that only read the clock were held up for over 2 ms ");
     cli_expect_text(outcome.out, "Peak memory: ");
     cli_expect_success(outcome);
-    outcome = RUN("bench", "-m", tiny, "-p", "4", "-n", "0", "-r", "1", "-o", "csv", "-t", "1");
+    outcome = RUN("bench", "-m", tiny, "-p", "4", "-n", "2", "-r", "1", "-o", "csv", "-t", "1");
     assert_ptr_equal(strstr(outcome.out, "model_filename,"), outcome.out);
+    const size_t n_columns = count_commas(outcome.out); /* of the head, of a prompt and of a generation */
+    assert_true(n_columns > 20);
+    const char *line = outcome.out;
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(count_commas(line), n_columns);
+        line = strchr(line, '\n') + 1;
+    }
     cli_expect_success(outcome);
     cli_expect_failure(RUN("bench", "-m", tiny, "-p", "0", "-n", "0"), 2, "nothing to measure");
 }

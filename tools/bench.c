@@ -274,6 +274,26 @@ static void add_bandwidth(const struct bench *bench) {
     }
 }
 
+/* As long as the tokens took, within limits. */
+static void add_stalls(const struct bench *bench) {
+    for (size_t t = 0; t < bench->options->threads.count && !interrupt_seen(); t++) {
+        const unsigned n_threads = (unsigned)bench->options->threads.items[t];
+        double seconds = 0.0;
+        for (size_t i = 0; i < bench->n_rows; i++) {
+            seconds += bench->rows[i].n_threads == n_threads ? bench->rows[i].tokens.total / 1e3 : 0.0;
+        }
+        if (seconds == 0.0) {
+            continue;
+        }
+        const struct stalls stalls = measure_stalls(n_threads, fmax(0.1, fmin(seconds, 5.0)), BENCH_STALL_MS);
+        for (size_t i = 0; i < bench->n_rows; i++) {
+            if (bench->rows[i].n_threads == n_threads && bench->rows[i].tokens.n != 0) {
+                bench->rows[i].stalls = stalls;
+            }
+        }
+    }
+}
+
 /* ---- */
 
 static int run(struct bench *bench) {
@@ -292,6 +312,7 @@ static int run(struct bench *bench) {
     }
     if (exit_code == TOOL_OK) {
         add_bandwidth(bench);
+        add_stalls(bench);
         exit_code = interrupt_seen() ? TOOL_INTERRUPTED : bench_print(bench);
     }
     return exit_code;

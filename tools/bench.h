@@ -5,6 +5,7 @@
 #include "tools/bench_depth.h"
 #include "tools/bench_tokens.h"
 #include "tools/common.h"
+#include "tools/stalls.h"
 
 enum output { OUTPUT_MD, OUTPUT_JSON, OUTPUT_CSV };
 
@@ -41,7 +42,8 @@ struct row {
     double average, deviation, median, least, most;
     double bytes_per_token; /* weights, keys and values that a generated token reads; 0 for a prompt */
     double load_ms;
-    double bandwidth; /* 0: unknown */
+    double bandwidth;     /* 0: unknown */
+    struct stalls stalls; /* of the machine, longer than BENCH_STALL_MS; of a generation */
 };
 
 struct bench {

@@ -113,19 +113,15 @@ void bench_depth_print(const struct bench_depth *result, double median) {
     printf(" %s |\n", result->program);
 }
 
-static void add_ratio(cJSON *json, const char *key, double ratio) {
-    cJSON_AddItemToObject(json, key, isfinite(ratio) ? cJSON_CreateNumber(ratio) : cJSON_CreateNull());
-}
-
 void bench_depth_add_json(cJSON *json, const struct bench_depth *result) {
     cJSON_AddStringToObject(json, "program", result->program);
     cJSON_AddNumberToObject(json, "layers_saved", result->saved);
     cJSON_AddNumberToObject(json, "full_median_ts", result->full_median);
     cJSON_AddNumberToObject(json, "no_block_median_ts", result->none_median);
-    add_ratio(json, "time_ratio", result->ratio);
-    add_ratio(json, "time_ratio_min", result->ratio_least);
-    add_ratio(json, "time_ratio_max", result->ratio_most);
-    add_ratio(json, "saving_reached", result->reached);
-    add_ratio(json, "kv_ratio", result->kv_ratio);
-    add_ratio(json, "router_share", result->router_share);
+    json_add_number(json, "time_ratio", result->ratio);
+    json_add_number(json, "time_ratio_min", result->ratio_least);
+    json_add_number(json, "time_ratio_max", result->ratio_most);
+    json_add_number(json, "saving_reached", result->reached);
+    json_add_number(json, "kv_ratio", result->kv_ratio);
+    json_add_number(json, "router_share", result->router_share);
 }

@@ -32,6 +32,7 @@ void bench_tokens_summarise(struct bench_tokens *tokens, uint64_t *ns, size_t n)
     tokens->p99 = (double)ns[hundredth] / 1e6;
     tokens->most = (double)ns[n - 1] / 1e6;
     for (size_t i = 0; i < n; i++) {
+        tokens->total += (double)ns[i] / 1e6;
         tokens->late[bin_of((double)ns[i] / 1e6 - tokens->median)]++;
     }
 }
@@ -57,11 +58,12 @@ void bench_tokens_print(const struct bench_tokens *tokens) {
 }
 
 void bench_tokens_add_json(cJSON *json, const struct bench_tokens *tokens) {
-    cJSON_AddNumberToObject(json, "token_ms_median", tokens->median);
-    cJSON_AddNumberToObject(json, "token_ms_p99", tokens->p99);
-    cJSON_AddNumberToObject(json, "token_ms_max", tokens->most);
+    const bool any = tokens->n != 0;
+    json_add_number(json, "token_ms_median", any ? tokens->median : NAN);
+    json_add_number(json, "token_ms_p99", any ? tokens->p99 : NAN);
+    json_add_number(json, "token_ms_max", any ? tokens->most : NAN);
     cJSON *bins = cJSON_AddArrayToObject(json, "token_lateness");
-    for (size_t bin = 0; bin < BENCH_LATENESS_BINS; bin++) {
+    for (size_t bin = 0; any && bin < BENCH_LATENESS_BINS; bin++) {
         cJSON *item = cJSON_CreateObject();
         if (bin + 1 < BENCH_LATENESS_BINS) {
             cJSON_AddNumberToObject(item, "below_ms", bench_lateness_ms[bin]);

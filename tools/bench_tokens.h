@@ -7,12 +7,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { BENCH_LATENESS_BINS = 8 };
+enum { BENCH_LATENESS_BINS = 8, BENCH_STALL_MS = 2 };
 
 /* All of it in milliseconds. Zeroed: of a prompt, which has no single tokens. */
 struct bench_tokens {
     size_t n;
-    double median, p99, most;
+    double median, p99, most, total;
     size_t late[BENCH_LATENESS_BINS]; /* tokens by how far over the median they took, up to bench_lateness_ms */
 };
 
@@ -24,6 +24,7 @@ void bench_tokens_summarise(struct bench_tokens *tokens, uint64_t *ns, size_t n)
 void bench_tokens_print_head(void);
 /* The row of a table, behind its first columns. */
 void bench_tokens_print(const struct bench_tokens *tokens);
+/* Null where there are none, so that all rows have the same keys. */
 void bench_tokens_add_json(cJSON *json, const struct bench_tokens *tokens);
 
 #endif

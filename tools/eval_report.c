@@ -371,10 +371,6 @@ void eval_put_csv(FILE *stream, const struct eval_results *results) {
 
 /* ---- JSON ---- */
 
-static void add_number(cJSON *json, const char *key, double number) {
-    cJSON_AddItemToObject(json, key, isfinite(number) ? cJSON_CreateNumber(number) : cJSON_CreateNull());
-}
-
 /* Appended to the list: what a row, a test or a latency is about. */
 static cJSON *add_entry(cJSON *list, const struct eval_results *results, const struct eval_run *run, size_t task,
                         const char *all) {
@@ -382,7 +378,7 @@ static cJSON *add_entry(cJSON *list, const struct eval_results *results, const s
     cJSON *json = cJSON_CreateObject();
     cJSON_AddItemToObject(json, "task", json_text(name, strlen(name)));
     cJSON_AddStringToObject(json, "method", eval_method_names[run->method]);
-    add_number(json, "budget", run->budget);
+    json_add_number(json, "budget", run->budget);
     cJSON_AddItemToArray(list, json);
     return json;
 }
@@ -403,12 +399,12 @@ static void add_row(cJSON *list, const struct eval_results *results, const struc
     const struct eval_row row = eval_row(results, run, task);
     cJSON *json = add_entry(list, results, run, task, "mean");
     cJSON_AddNumberToObject(json, "n", (double)row.n);
-    add_number(json, "accuracy", row.accuracy);
-    add_number(json, "ci_low", row.interval.low);
-    add_number(json, "ci_high", row.interval.high);
-    add_number(json, "layers_saved", row.layers_saved);
-    add_number(json, "ms_per_example", row.ms);
-    add_number(json, "tokens_per_second", row.tokens_per_second);
+    json_add_number(json, "accuracy", row.accuracy);
+    json_add_number(json, "ci_low", row.interval.low);
+    json_add_number(json, "ci_high", row.interval.high);
+    json_add_number(json, "layers_saved", row.layers_saved);
+    json_add_number(json, "ms_per_example", row.ms);
+    json_add_number(json, "tokens_per_second", row.tokens_per_second);
     add_parts(json, results, run, task);
 }
 
@@ -418,22 +414,22 @@ static void add_test(cJSON *list, const struct eval_results *results, const stru
     cJSON *json = add_entry(list, results, comparison->run, task, "all");
     cJSON_AddStringToObject(json, "against", eval_method_names[comparison->other->method]);
     cJSON_AddNumberToObject(json, "n", (double)test.n);
-    add_number(json, "gain", test.gain);
-    add_number(json, "ci_low", test.interval.low);
-    add_number(json, "ci_high", test.interval.high);
+    json_add_number(json, "gain", test.gain);
+    json_add_number(json, "ci_low", test.interval.low);
+    json_add_number(json, "ci_high", test.interval.high);
     cJSON_AddNumberToObject(json, "lost", (double)test.only_other);
     cJSON_AddNumberToObject(json, "won", (double)test.only_run);
-    add_number(json, "p", test.p);
+    json_add_number(json, "p", test.p);
 }
 
 static void add_latency(cJSON *list, const struct eval_results *results, const struct eval_run *run, size_t task) {
     const struct eval_latency latency = eval_latency(results, find_full(results), run, task);
     cJSON *json = add_entry(list, results, run, task, "all");
     cJSON_AddNumberToObject(json, "n", (double)latency.n);
-    add_number(json, "time_saved", latency.saved_time);
-    add_number(json, "layers_saved", latency.saved_layers);
-    add_number(json, "reached", latency.reached);
-    add_number(json, "reached_of_blocks", latency.of_blocks);
+    json_add_number(json, "time_saved", latency.saved_time);
+    json_add_number(json, "layers_saved", latency.saved_layers);
+    json_add_number(json, "reached", latency.reached);
+    json_add_number(json, "reached_of_blocks", latency.of_blocks);
 }
 
 static void add_programs(cJSON *json, const struct eval_results *results) {
@@ -444,7 +440,7 @@ static void add_programs(cJSON *json, const struct eval_results *results) {
             char *program = program_text(run->programs + part * results->n_layers, results->n_layers);
             cJSON *entry = cJSON_CreateObject();
             cJSON_AddStringToObject(entry, "method", eval_method_names[run->method]);
-            add_number(entry, "budget", run->budget);
+            json_add_number(entry, "budget", run->budget);
             cJSON_AddStringToObject(entry, "program", program);
             cJSON_AddItemToArray(list, entry);
             free(program);

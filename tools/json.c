@@ -3,6 +3,7 @@
 #include "runtime/utf8.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,6 +49,10 @@ cJSON *json_tokens(const int32_t *ids, size_t count) {
         cJSON_AddItemToArray(array, cJSON_CreateNumber(ids[i]));
     }
     return array;
+}
+
+void json_add_number(cJSON *json, const char *key, double number) {
+    cJSON_AddItemToObject(json, key, isfinite(number) ? cJSON_CreateNumber(number) : cJSON_CreateNull());
 }
 
 cJSON *json_u64(uint64_t number) {

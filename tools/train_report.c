@@ -223,13 +223,9 @@ void training_report_print(const struct training_report *report) {
 
 /* ---- As JSON ---- */
 
-/* Null where there is nothing to say; short, since the record goes into the file. */
+/* Short, since the record goes into the file. */
 static void add_number(cJSON *json, const char *key, double number) {
-    if (isnan(number)) {
-        cJSON_AddNullToObject(json, key);
-    } else {
-        cJSON_AddNumberToObject(json, key, round(number * 1e5) / 1e5);
-    }
+    json_add_number(json, key, round(number * 1e5) / 1e5);
 }
 
 static cJSON *scores_json(const struct scores *scores) {
