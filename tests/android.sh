@@ -139,11 +139,11 @@ part_sanitizers() {
     prepare && check 'JNI library with sanitizers' cmake_build sanitizers -DDRLLM_JNI_INCLUDE="$(java_home)/include" \
         -DCMAKE_C_FLAGS='-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1' || return
     # Java uses SIGSEGV itself, and does not free what it has when it ends; it is below every native method, so only the top
-    # of a leak's stack is asked who it is.
+    # of a leak's stack is asked who it is. What was freed counts as resident until the quarantine is full.
     printf 'leak:libjvm.so\nleak:libjli.so\nleak:libjava.so\nleak:libjimage.so\nleak:libzip.so\nleak:libnio.so\nleak:ld-linux\n' \
         >"$build/lsan.txt"
     java_tests sanitizers "$build/sanitizers" env LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
-        ASAN_OPTIONS=handle_segv=0:handle_sigill=0:handle_sigfpe=0:detect_leaks=1:intercept_tls_get_addr=0:malloc_context_size=3 \
+        ASAN_OPTIONS=handle_segv=0:handle_sigill=0:handle_sigfpe=0:detect_leaks=1:intercept_tls_get_addr=0:malloc_context_size=3:quarantine_size_mb=16 \
         LSAN_OPTIONS="suppressions=$PWD/$build/lsan.txt:print_suppressions=0" UBSAN_OPTIONS=print_stacktrace=1 \
         "$(java_home)/bin/java" -Xmx512m -- rounds=20
 }

@@ -82,7 +82,7 @@ sys.path.insert(0, "tests/serve")
 from server import Server
 
 tree, emulator = sys.argv[1], sys.argv[2].split()
-with Server(tree + "/usr/bin/drllm", tree + "/model.gguf", "-t", "1", emulator=[*emulator, "-L", tree], patience=120) as server:
+with Server(tree + "/usr/bin/drllm", tree + "/model.gguf", "-t", "1", emulator=[*emulator, "-L", tree], patience=600) as server:
     assert server.health()["status"] == "ok"
     reply = server.complete(prompt="The capital of France is", max_tokens=3, temperature=0)
     print(reply)

@@ -712,7 +712,7 @@ static void test_interrupt(void **state) {
     const pid_t pid = cli_start(NULL, printed, -1,
                                 ARGUMENTS("eval", "-m", deep, "-d", task_a, "--budgets", "3", "--methods", "random",
                                           "--seeds", "65536", "--json", json_path, "-t", "1"));
-    while (cli_count_files("stopped.json") == 0) { /* beside which it is written */
+    for (size_t i = 0; cli_count_files("stopped.json") == 0 && i < 12000; i++) { /* beside which it is written */
         nanosleep(&moment, NULL);
     }
     kill(pid, SIGINT);

@@ -155,7 +155,7 @@ static void test_stopped(void **state) {
     char path[CLI_PATH_BYTES];
     require_mpi();
     const char *const *arguments =
-        ARGUMENTS(OPTIONS_OF(out), "--per", "example", "--method", "tree", "--simulations", "20000", "-t", "1");
+        ARGUMENTS(OPTIONS_OF(out), "--per", "example", "--method", "tree", "--simulations", "1000000", "-t", "1");
     cli_path("out.jsonl.rank-2-of-2.state", path);
     const pid_t pid = start_ranks(arguments);
     for (size_t i = 0; access(path, F_OK) != 0 && i < 60000; i++) { /* mpirun may have failed */

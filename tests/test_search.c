@@ -829,8 +829,8 @@ static void test_interrupted(void **state) {
     cli_path("printed", printed);
     const pid_t pid = cli_start(NULL, printed, -1,
                                 ARGUMENTS("search", "-m", model, "-d", data, "-o", out, "--per", "example", "--method",
-                                          "tree", "--simulations", "2000", "-t", "1"));
-    while (access(path, F_OK) != 0) {
+                                          "tree", "--simulations", "1000000", "-t", "1"));
+    for (size_t i = 0; access(path, F_OK) != 0 && i < 120000; i++) {
         nanosleep(&moment, NULL);
     }
     kill(pid, SIGINT);

@@ -799,7 +799,7 @@ static void test_interrupted(void **state) {
     cli_path("printed", printed);
     const pid_t pid = cli_start(
         NULL, printed, -1, ARGUMENTS("train", "-m", model, "-l", labels, "-o", out, "--epochs", "10000", "-t", "1"));
-    while (access(features, F_OK) != 0) {
+    for (size_t i = 0; access(features, F_OK) != 0 && i < 6000; i++) {
         nanosleep(&moment, NULL);
     }
     for (size_t i = 0; i < 10; i++) {

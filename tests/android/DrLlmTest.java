@@ -10,6 +10,7 @@ import java.nio.file.DirectoryStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.Paths;
+import java.nio.file.StandardCopyOption;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Comparator;
@@ -287,7 +288,7 @@ public final class DrLlmTest {
         if (!odd.toString().equals(new String(odd.toString().getBytes(StandardCharsets.UTF_8), StandardCharsets.UTF_8))) {
             throw new Skip("the locale has no such names");
         }
-        Files.copy(folder.resolve("tiny.gguf"), odd);
+        Files.copy(folder.resolve("tiny.gguf"), odd, StandardCopyOption.REPLACE_EXISTING);
         try (DrLlm llm = DrLlm.open(odd.toString(), new ModelOptions())) {
             same(loop(8), llm.generate("A", greedy(8), null).text);
         } finally {
@@ -781,10 +782,10 @@ public final class DrLlmTest {
                     Thread.onSpinWait();
                 }
                 llm.close();
-                same(0, mappingsOf("tiny.gguf"));
-                for (Future<?> future : futures) {
+                for (Future<?> future : futures) { // one may just have a session of its own
                     future.get(PATIENCE, TimeUnit.SECONDS);
                 }
+                same(0, mappingsOf("tiny.gguf"));
             }
         } finally {
             others.shutdownNow();
@@ -873,8 +874,9 @@ public final class DrLlmTest {
         final String models = folder.toRealPath().toString();
         long before = 0;
         int descriptorsBefore = 0;
-        for (int i = 0; i < 2 * rounds; i++) {
-            if (i == rounds) { // warm by then
+        final int times = Math.max(rounds, 20); // fewer than that and Java's own needs hide a leak
+        for (int i = 0; i < 2 * times; i++) {
+            if (i == times) { // warm by then
                 before = residentKilobytes();
                 descriptorsBefore = descriptors().size();
             }
@@ -896,13 +898,13 @@ public final class DrLlmTest {
             check(!descriptor.startsWith(models), "left open: " + descriptor);
         }
         // Whatever else a round left open would be there as often as there were rounds; Java's own are one or two.
-        check(descriptors.size() - descriptorsBefore < rounds, "from " + descriptorsBefore + " descriptors to " + descriptors);
+        check(descriptors.size() - descriptorsBefore < times, "from " + descriptorsBefore + " descriptors to " + descriptors);
         same(0, mappingsOf("tiny.gguf"));
         same(0, mappingsOf("routers.gguf"));
         final long grown = residentKilobytes() - before;
-        System.out.println("        resident memory grew by " + grown + " KiB in " + rounds + " rounds");
-        // A model's weights and context are 3 MiB: a leak of either would be 300 MiB. The heap of Java moves by a few.
-        check(grown < 1024 * (8 + rounds), "grown by " + grown + " KiB");
+        System.out.println("        resident memory grew by " + grown + " KiB in " + times + " rounds");
+        // A model's weights and context are 3 MiB, a round's leak of either. The heap of Java moves by a few.
+        check(grown < 1024 * (8 + times), "grown by " + grown + " KiB");
     }
 
     /* ---- Depth ---- */

@@ -13,7 +13,7 @@ import time
 class Server:
     """Listens on a free port of 127.0.0.1. emulator: words in front of the program."""
 
-    def __init__(self, program, model, *arguments, emulator=(), environment=None, patience=60):
+    def __init__(self, program, model, *arguments, emulator=(), environment=None, patience=300):
         self.log = tempfile.TemporaryFile()
         command = [*emulator, program, "serve", "-m", model, "--port", "0", *arguments]
         self.process = subprocess.Popen(command, stderr=self.log, env={**os.environ, **(environment or {})})
@@ -40,7 +40,7 @@ class Server:
             self.stop()
         self.log.close()
 
-    def stop(self, number=signal.SIGTERM, patience=20):
+    def stop(self, number=signal.SIGTERM, patience=60):
         """Returns the exit status and the seconds that it took."""
         start = time.monotonic()
         self.process.send_signal(number)
@@ -51,10 +51,10 @@ class Server:
             self.process.wait()
             raise AssertionError("the server did not stop") from None
 
-    def connect(self, timeout=60):
+    def connect(self, timeout=600):
         return http.client.HTTPConnection(self.host, self.port, timeout=timeout)
 
-    def request(self, method, path, body=None, headers=None, timeout=60):
+    def request(self, method, path, body=None, headers=None, timeout=600):
         """Status, body as JSON (or bytes), headers."""
         connection = self.connect(timeout)
         if isinstance(body, (dict, list)):
@@ -81,7 +81,7 @@ class Server:
         assert status == 200 and reply["status"] == "ok", reply
         return reply
 
-    def wait_for(self, patience=10, **counts):
+    def wait_for(self, patience=60, **counts):
         """Until /health says running=, waiting= and so on as given."""
         deadline = time.monotonic() + patience
         while True:
@@ -91,7 +91,7 @@ class Server:
             assert time.monotonic() < deadline, (counts, health)
             time.sleep(0.01)
 
-    def wait_idle(self, patience=5):
+    def wait_idle(self, patience=60):
         """Seconds until nothing runs and nothing waits."""
         start = time.monotonic()
         while True:

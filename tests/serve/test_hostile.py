@@ -26,7 +26,7 @@ def is_error(reply, status, **fields):
         assert error[key] == value, reply
 
 
-def raw(server, data, timeout=10):
+def raw(server, data, timeout=60):
     """Send bytes, read to the end."""
     with socket.create_connection((server.host, server.port), timeout=timeout) as connection:
         connection.sendall(data)
@@ -216,12 +216,12 @@ def many_connections(setup, server):
         held.append(connection)
     for connection in held:
         connection.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         try:
             assert text_of(server)
             return
-        except ConnectionResetError:  # it has not seen all of them go, and is full
+        except ConnectionError:  # it has not seen all of them go, and is full
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
@@ -243,7 +243,7 @@ def clients_that_leave(setup, server):
             server.wait_for(running=1)
         connection.close()
         connection = None
-        assert server.wait_idle() < 2
+        assert server.wait_idle() < 15
         assert text_of(server) == before
     # In the middle of a long prompt, which generates nothing.
     connection = server.connect()
@@ -252,7 +252,7 @@ def clients_that_leave(setup, server):
                        {"Content-Type": "application/json"})
     server.wait_for(running=1)
     connection.close()
-    assert server.wait_idle() < 2
+    assert server.wait_idle() < 15
     assert text_of(server) == before
     # While it waits.
     one, two = server.connect(), server.connect()
@@ -294,6 +294,12 @@ def stops_in_the_middle(setup):
     for number in (signal.SIGTERM, signal.SIGINT):
         with Server(setup.program, setup.model, "-t", "1") as server:
             got = {}
+            begun = threading.Event()
+
+            def read(response):
+                for event in events(response):
+                    begun.set()
+                    yield event
 
             def ask(name, stream):
                 connection = server.connect()
@@ -302,18 +308,17 @@ def stops_in_the_middle(setup):
                                                "ignore_eos": True}),
                                    {"Content-Type": "application/json"})
                 response = connection.getresponse()
-                got[name] = (response.status, [*events(response)] if stream else json.loads(response.read()))
+                got[name] = (response.status, [*read(response)] if stream else json.loads(response.read()))
 
             threads = [threading.Thread(target=ask, args=arguments) for arguments in (("stream", True), ("wait", False))]
             threads[0].start()
-            server.wait_for(running=1)
-            time.sleep(0.3)
+            assert begun.wait(60)
             threads[1].start()
             server.wait_for(waiting=1)
             status, seconds = server.stop(number)
             for thread in threads:
                 thread.join()
-            assert status == 0 and seconds < 5, (status, seconds, server.text())
+            assert status == 0 and seconds < 15, (status, seconds, server.text())
             assert got["stream"][0] == 200 and "error" in json.loads(got["stream"][1][-1]), got["stream"]
             assert got["wait"][0] == 503 and got["wait"][1]["error"]["code"] == "stopping", got["wait"]
 

@@ -110,7 +110,8 @@ fi
 note "installing ${missing[*]}"
 log=$(mktemp "${TMPDIR:-/tmp}/drllm-packages.XXXXXX")
 export DEBIAN_FRONTEND=noninteractive
-install() { "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"; }
+install() { "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+    -o DPkg::Lock::Timeout=600 -o Acquire::Retries=5 "${missing[@]}"; }
 # The lists may be old or empty: read them anew only where the packages can't be had without.
 if ! install >"$log" 2>&1 </dev/null; then
     "${sudo[@]}" apt-get update -q >>"$log" 2>&1 </dev/null || true

@@ -24,7 +24,7 @@ if [ ! -e "$folder/.complete" ]; then
     note "installing ${packages[*]} from the Python package index into $folder, once"
     rm -rf "$folder"
     { python3 -m venv "$folder" &&
-        "$folder/bin/pip" install --disable-pip-version-check --prefer-binary "${packages[@]}"; } >"$log" 2>&1 || {
+        "$folder/bin/pip" install --disable-pip-version-check --retries 10 --timeout 60 --prefer-binary "${packages[@]}"; } >"$log" 2>&1 || {
         tail -n 15 "$log" >&2
         die "pip could not install them; the whole log is $log"
     }
