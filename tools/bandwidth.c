@@ -4,13 +4,18 @@
 #include "platform/memory.h"
 #include "platform/threads.h"
 
-#include <stdint.h>
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { BUFFER_WORDS = 1 << 25, PARTS = 64, PART_WORDS = BUFFER_WORDS / PARTS, PASSES = 7 }; /* 256 MiB */
 
-struct reading {
-    const uint64_t *words;
+static const double part_bytes = (double)PART_WORDS * sizeof(uint64_t);
+
+struct reader {
+    uint64_t *words;
+    struct drllm_threads *threads;
+    size_t first; /* part that the next pass begins with, so that it finds nothing of the last one in a cache */
     uint64_t sums[PARTS];
 };
 
@@ -35,30 +40,58 @@ static uint64_t sum_words(const uint64_t *words, size_t n) {
 
 static void read_part(void *context, size_t worker, size_t index) {
     (void)worker;
-    struct reading *reading = context;
-    reading->sums[index] = sum_words(reading->words + index * PART_WORDS, PART_WORDS);
+    struct reader *reader = context;
+    const size_t part = (reader->first + index) % PARTS;
+    reader->sums[part] = sum_words(reader->words + part * PART_WORDS, PART_WORDS);
+}
+
+struct reader *reader_open(unsigned n_threads) {
+    struct reader *reader = calloc(1, sizeof *reader);
+    if (reader == NULL) {
+        return NULL;
+    }
+    reader->words = drllm_memory_allocate(BUFFER_WORDS * sizeof *reader->words, 64);
+    reader->threads = drllm_threads_create(n_threads);
+    if (reader->words == NULL || reader->threads == NULL) {
+        reader_close(reader);
+        return NULL;
+    }
+    /* Every page must be its own: what was never written is one page of zeros, which stays in the cache. */
+    memset(reader->words, 1, BUFFER_WORDS * sizeof *reader->words);
+    return reader;
+}
+
+void reader_close(struct reader *reader) {
+    if (reader != NULL) {
+        drllm_threads_destroy(reader->threads);
+        drllm_memory_release(reader->words);
+        free(reader);
+    }
+}
+
+double reader_read(struct reader *reader, double bytes, uint64_t *ns) {
+    const double parts = fmax(1.0, round(bytes / part_bytes));
+    const uint64_t start = drllm_clock_ns();
+    for (double left = parts; left > 0.0; left -= PARTS) { /* no two threads at one part */
+        const size_t n = left < PARTS ? (size_t)left : (size_t)PARTS;
+        drllm_threads_run(reader->threads, read_part, reader, n);
+        reader->first = (reader->first + n) % PARTS;
+    }
+    *ns = drllm_clock_ns() - start;
+    return parts * part_bytes;
 }
 
 double measure_bandwidth(unsigned n_threads) {
-    uint64_t *words = drllm_memory_allocate(BUFFER_WORDS * sizeof *words, 64);
-    struct drllm_threads *threads = drllm_threads_create(n_threads);
+    struct reader *reader = reader_open(n_threads);
     double best = 0.0;
-    if (words != NULL && threads != NULL) {
-        /* Every page must be its own: what was never written is one page of zeros, which stays in the cache. */
-        memset(words, 1, BUFFER_WORDS * sizeof *words);
-        struct reading reading = {.words = words};
-        uint64_t check = 0;
-        for (int pass = 0; pass < PASSES; pass++) {
-            const uint64_t start = drllm_clock_ns();
-            drllm_threads_run(threads, read_part, &reading, PARTS);
-            const uint64_t ns = drllm_clock_ns() - start;
-            const double rate = ns == 0 ? 0.0 : (double)BUFFER_WORDS * sizeof *words * 1e9 / (double)ns;
-            best = rate > best ? rate : best;
-            check += reading.sums[pass % PARTS];
-        }
-        best = check == 0 ? 0.0 : best; /* the sums are used, so no compiler may leave them out */
+    uint64_t check = 0;
+    for (int pass = 0; reader != NULL && pass < PASSES; pass++) {
+        uint64_t ns;
+        const double bytes = reader_read(reader, PARTS * part_bytes, &ns);
+        const double rate = ns == 0 ? 0.0 : bytes * 1e9 / (double)ns;
+        best = rate > best ? rate : best;
+        check += reader->sums[pass % PARTS];
     }
-    drllm_threads_destroy(threads);
-    drllm_memory_release(words);
-    return best;
+    reader_close(reader);
+    return check == 0 ? 0.0 : best; /* the sums are used, so no compiler may leave them out */
 }

@@ -2,8 +2,20 @@
 #ifndef DRLLM_TOOLS_BANDWIDTH_H
 #define DRLLM_TOOLS_BANDWIDTH_H
 
-/* Bytes a second that n_threads threads read together from memory that no cache holds, the best of several passes; 0
- * when it could not be measured for want of memory or threads. */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Memory that no cache holds, and threads that read it. */
+struct reader;
+
+/* NULL for want of memory or threads. */
+struct reader *reader_open(unsigned n_threads);
+void reader_close(struct reader *reader); /* NULL: nothing */
+/* The threads together read about so many bytes (whole parts of 4 MiB, one at least). Returns how many; *ns is the time. */
+double reader_read(struct reader *reader, double bytes, uint64_t *ns);
+
+/* Bytes a second, the best of several passes; 0 when it could not be measured. */
 double measure_bandwidth(unsigned n_threads);
 
 #endif

@@ -274,22 +274,28 @@ static void add_bandwidth(const struct bench *bench) {
     }
 }
 
-/* As long as the tokens took, within limits. */
-static void add_stalls(const struct bench *bench) {
-    for (size_t t = 0; t < bench->options->threads.count && !interrupt_seen(); t++) {
-        const unsigned n_threads = (unsigned)bench->options->threads.items[t];
-        double seconds = 0.0;
-        for (size_t i = 0; i < bench->n_rows; i++) {
-            seconds += bench->rows[i].n_threads == n_threads ? bench->rows[i].tokens.total / 1e3 : 0.0;
-        }
-        if (seconds == 0.0) {
-            continue;
-        }
-        const struct stalls stalls = measure_stalls(n_threads, fmax(0.1, fmin(seconds, 5.0)), BENCH_STALL_MS);
-        for (size_t i = 0; i < bench->n_rows; i++) {
-            if (bench->rows[i].n_threads == n_threads && bench->rows[i].tokens.n != 0) {
-                bench->rows[i].stalls = stalls;
-            }
+/* What tokens would take if a machine did nothing but read: what of their lateness is not the program's. */
+static void measure_reading(struct row *row) {
+    const double most_ms = 5000.0;
+    size_t n = row->tokens.n;
+    n = row->tokens.total > most_ms ? (size_t)((double)n * most_ms / row->tokens.total) + 1 : n;
+    struct reader *reader = reader_open(row->n_threads);
+    if (reader == NULL) {
+        return;
+    }
+    uint64_t *ns = allocate(n, sizeof *ns);
+    for (size_t i = 0; i < n; i++) {
+        (void)reader_read(reader, row->bytes_per_token, &ns[i]);
+    }
+    bench_tokens_summarise(&row->reading, ns, n);
+    free(ns);
+    reader_close(reader);
+}
+
+static void add_readings(const struct bench *bench) {
+    for (size_t i = 0; i < bench->n_rows && !interrupt_seen(); i++) {
+        if (bench->rows[i].tokens.n != 0) {
+            measure_reading(&bench->rows[i]);
         }
     }
 }
@@ -312,7 +318,7 @@ static int run(struct bench *bench) {
     }
     if (exit_code == TOOL_OK) {
         add_bandwidth(bench);
-        add_stalls(bench);
+        add_readings(bench);
         exit_code = interrupt_seen() ? TOOL_INTERRUPTED : bench_print(bench);
     }
     return exit_code;

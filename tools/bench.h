@@ -5,7 +5,6 @@
 #include "tools/bench_depth.h"
 #include "tools/bench_tokens.h"
 #include "tools/common.h"
-#include "tools/stalls.h"
 
 enum output { OUTPUT_MD, OUTPUT_JSON, OUTPUT_CSV };
 
@@ -39,11 +38,11 @@ struct row {
     double *samples;                 /* [repetitions], tokens a second */
     struct bench_depth depth;        /* without a program where no depth is asked for */
     struct bench_tokens tokens;
+    struct bench_tokens reading; /* of passes that only read as many bytes as a token does */
     double average, deviation, median, least, most;
     double bytes_per_token; /* weights, keys and values that a generated token reads; 0 for a prompt */
     double load_ms;
-    double bandwidth;     /* 0: unknown */
-    struct stalls stalls; /* of the machine, longer than BENCH_STALL_MS; of a generation */
+    double bandwidth; /* 0: unknown */
 };
 
 struct bench {

@@ -37,24 +37,12 @@ static void print_tokens(const struct bench *bench) {
         printf("| %s | %zu x %lld | %u |", row->model_type, row->n_gen, (long long)bench->options->repetitions,
                row->n_threads);
         bench_tokens_print(&row->tokens);
-    }
-}
-
-/* What any program would meet here on so many threads. */
-static void print_machine(const struct bench *bench, unsigned n_threads) {
-    const struct row *any = NULL;
-    const struct row *generation = NULL;
-    for (size_t i = 0; i < bench->n_rows; i++) {
-        const struct row *row = &bench->rows[i];
-        any = row->n_threads == n_threads ? row : any;
-        generation = row->n_threads == n_threads && row->stalls.seconds > 0.0 ? row : generation;
-    }
-    if (any != NULL) {
-        printf("Memory is read at %.1f GB/s (threads: %u).\n", any->bandwidth / 1e9, n_threads);
-    }
-    if (generation != NULL) {
-        printf("Threads that only read the clock were held up for over %d ms %zu times in %.1f s (threads: %u).\n",
-               BENCH_STALL_MS, generation->stalls.n, generation->stalls.seconds, n_threads);
+        if (row->reading.n != 0) {
+            char bytes[16];
+            printf("| only reading %s | %zu | %u |", format_bytes(row->bytes_per_token, bytes), row->reading.n,
+                   row->n_threads);
+            bench_tokens_print(&row->reading);
+        }
     }
 }
 
@@ -76,7 +64,13 @@ static void print_md(const struct bench *bench) {
     }
     printf("\n");
     for (size_t t = 0; t < bench->options->threads.count; t++) {
-        print_machine(bench, (unsigned)bench->options->threads.items[t]);
+        const unsigned n_threads = (unsigned)bench->options->threads.items[t];
+        for (size_t i = 0; i < bench->n_rows; i++) {
+            if (bench->rows[i].n_threads == n_threads) {
+                printf("Memory is read at %.1f GB/s (threads: %u).\n", bench->rows[i].bandwidth / 1e9, n_threads);
+                break;
+            }
+        }
     }
     for (size_t i = 0; i < bench->n_rows; i++) {
         if (i == 0 || bench->rows[i].path != bench->rows[i - 1].path) {
@@ -91,7 +85,6 @@ static cJSON *row_json(const struct bench *bench, const struct row *row) {
     char features[128];
     drllm_cpu_format(row->info.cpu_features, features, sizeof features);
     const bool has_share = share(row) >= 0.0;
-    const bool has_stalls = row->stalls.seconds > 0.0;
     double average_ns = 0.0;
     double squares = 0.0;
     for (int i = 0; i < repetitions; i++) {
@@ -130,9 +123,8 @@ static cJSON *row_json(const struct bench *bench, const struct row *row) {
     cJSON_AddNumberToObject(json, "bandwidth", row->bandwidth);
     json_add_number(json, "bytes_per_token", has_share ? row->bytes_per_token : NAN);
     json_add_number(json, "share_of_bandwidth", has_share ? share(row) : NAN);
-    bench_tokens_add_json(json, &row->tokens);
-    json_add_number(json, "machine_stalls", has_stalls ? (double)row->stalls.n : NAN);
-    json_add_number(json, "machine_stalls_seconds", has_stalls ? row->stalls.seconds : NAN);
+    bench_tokens_add_json(json, "token", &row->tokens);
+    bench_tokens_add_json(json, "reading", &row->reading);
     if (row->depth.program != NULL) {
         bench_depth_add_json(json, &row->depth);
     }

@@ -57,12 +57,20 @@ void bench_tokens_print(const struct bench_tokens *tokens) {
     printf("\n");
 }
 
-void bench_tokens_add_json(cJSON *json, const struct bench_tokens *tokens) {
+static void add_number(cJSON *json, const char *what, const char *of, double number) {
+    char key[32];
+    snprintf(key, sizeof key, "%s_%s", what, of);
+    json_add_number(json, key, number);
+}
+
+void bench_tokens_add_json(cJSON *json, const char *what, const struct bench_tokens *tokens) {
+    char key[32];
     const bool any = tokens->n != 0;
-    json_add_number(json, "token_ms_median", any ? tokens->median : NAN);
-    json_add_number(json, "token_ms_p99", any ? tokens->p99 : NAN);
-    json_add_number(json, "token_ms_max", any ? tokens->most : NAN);
-    cJSON *bins = cJSON_AddArrayToObject(json, "token_lateness");
+    add_number(json, what, "ms_median", any ? tokens->median : NAN);
+    add_number(json, what, "ms_p99", any ? tokens->p99 : NAN);
+    add_number(json, what, "ms_max", any ? tokens->most : NAN);
+    snprintf(key, sizeof key, "%s_lateness", what);
+    cJSON *bins = cJSON_AddArrayToObject(json, key);
     for (size_t bin = 0; any && bin < BENCH_LATENESS_BINS; bin++) {
         cJSON *item = cJSON_CreateObject();
         if (bin + 1 < BENCH_LATENESS_BINS) {
@@ -70,7 +78,7 @@ void bench_tokens_add_json(cJSON *json, const struct bench_tokens *tokens) {
         } else {
             cJSON_AddNullToObject(item, "below_ms");
         }
-        cJSON_AddNumberToObject(item, "tokens", (double)tokens->late[bin]);
+        cJSON_AddNumberToObject(item, "count", (double)tokens->late[bin]);
         cJSON_AddItemToArray(bins, item);
     }
 }
