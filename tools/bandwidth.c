@@ -4,7 +4,6 @@
 #include "platform/memory.h"
 #include "platform/threads.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -70,15 +69,15 @@ void reader_close(struct reader *reader) {
 }
 
 double reader_read(struct reader *reader, double bytes, uint64_t *ns) {
-    const double parts = fmax(1.0, round(bytes / part_bytes));
+    const size_t parts = bytes < part_bytes ? 1 : (size_t)(bytes / part_bytes + 0.5);
     const uint64_t start = drllm_clock_ns();
-    for (double left = parts; left > 0.0; left -= PARTS) { /* no two threads at one part */
-        const size_t n = left < PARTS ? (size_t)left : (size_t)PARTS;
+    for (size_t done = 0; done < parts; done += PARTS) { /* no two threads at one part */
+        const size_t n = parts - done < PARTS ? parts - done : (size_t)PARTS;
         drllm_threads_run(reader->threads, read_part, reader, n);
         reader->first = (reader->first + n) % PARTS;
     }
     *ns = drllm_clock_ns() - start;
-    return parts * part_bytes;
+    return (double)parts * part_bytes;
 }
 
 double measure_bandwidth(unsigned n_threads) {
