@@ -7,14 +7,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BUFFER_WORDS = 1 << 25, PARTS = 64, PART_WORDS = BUFFER_WORDS / PARTS, PASSES = 7 }; /* 256 MiB */
-
-static const double part_bytes = (double)PART_WORDS * sizeof(uint64_t);
+enum {
+    BUFFER_WORDS = 1 << 25, /* 256 MiB */
+    PARTS = 64,
+    PART_WORDS = BUFFER_WORDS / PARTS,
+    STEP_WORDS = 16, /* of sum_words */
+    PASSES = 7
+};
 
 struct reader {
     uint64_t *words;
     struct drllm_threads *threads;
-    size_t first; /* part that the next pass begins with, so that it finds nothing of the last one in a cache */
+    size_t first;   /* part that the next pass begins with, so that it finds nothing of the last one in a cache */
+    size_t n_words; /* of the pass */
     uint64_t sums[PARTS];
 };
 
@@ -41,7 +46,8 @@ static void read_part(void *context, size_t worker, size_t index) {
     (void)worker;
     struct reader *reader = context;
     const size_t part = (reader->first + index) % PARTS;
-    reader->sums[part] = sum_words(reader->words + part * PART_WORDS, PART_WORDS);
+    const size_t left = reader->n_words - index * PART_WORDS;
+    reader->sums[part] = sum_words(reader->words + part * PART_WORDS, left < PART_WORDS ? left : (size_t)PART_WORDS);
 }
 
 struct reader *reader_open(unsigned n_threads) {
@@ -69,15 +75,17 @@ void reader_close(struct reader *reader) {
 }
 
 double reader_read(struct reader *reader, double bytes, uint64_t *ns) {
-    const size_t parts = bytes < part_bytes ? 1 : (size_t)(bytes / part_bytes + 0.5);
+    size_t words = (size_t)(bytes / sizeof *reader->words) / STEP_WORDS * STEP_WORDS;
+    words = words < STEP_WORDS ? (size_t)STEP_WORDS : words;
     const uint64_t start = drllm_clock_ns();
-    for (size_t done = 0; done < parts; done += PARTS) { /* no two threads at one part */
-        const size_t n = parts - done < PARTS ? parts - done : (size_t)PARTS;
-        drllm_threads_run(reader->threads, read_part, reader, n);
-        reader->first = (reader->first + n) % PARTS;
+    for (size_t done = 0; done < words; done += reader->n_words) { /* no two threads at one part */
+        reader->n_words = words - done < BUFFER_WORDS ? words - done : (size_t)BUFFER_WORDS;
+        const size_t n_parts = (reader->n_words + PART_WORDS - 1) / PART_WORDS;
+        drllm_threads_run(reader->threads, read_part, reader, n_parts);
+        reader->first = (reader->first + n_parts) % PARTS;
     }
     *ns = drllm_clock_ns() - start;
-    return (double)parts * part_bytes;
+    return (double)words * sizeof *reader->words;
 }
 
 double measure_bandwidth(unsigned n_threads) {
@@ -86,10 +94,10 @@ double measure_bandwidth(unsigned n_threads) {
     uint64_t check = 0;
     for (int pass = 0; reader != NULL && pass < PASSES; pass++) {
         uint64_t ns;
-        const double bytes = reader_read(reader, PARTS * part_bytes, &ns);
+        const double bytes = reader_read(reader, BUFFER_WORDS * sizeof *reader->words, &ns);
         const double rate = ns == 0 ? 0.0 : bytes * 1e9 / (double)ns;
         best = rate > best ? rate : best;
-        check += reader->sums[pass % PARTS];
+        check += reader->sums[pass];
     }
     reader_close(reader);
     return check == 0 ? 0.0 : best; /* the sums are used, so no compiler may leave them out */

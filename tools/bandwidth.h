@@ -12,7 +12,7 @@ struct reader;
 /* NULL for want of memory or threads. */
 struct reader *reader_open(unsigned n_threads);
 void reader_close(struct reader *reader); /* NULL: nothing */
-/* The threads together read about so many bytes (whole parts of 4 MiB, one at least). Returns how many; *ns is the time. */
+/* The threads together read so many bytes, but for less than 128. Returns how many; *ns is the time. */
 double reader_read(struct reader *reader, double bytes, uint64_t *ns);
 
 /* Bytes a second, the best of several passes; 0 when it could not be measured. */

@@ -284,10 +284,11 @@ static void measure_reading(struct row *row) {
         return;
     }
     uint64_t *ns = allocate(n, sizeof *ns);
-    for (size_t i = 0; i < n; i++) {
-        (void)reader_read(reader, row->bytes_per_token, &ns[i]);
+    size_t done = 0;
+    for (; done < n && !interrupt_seen(); done++) {
+        (void)reader_read(reader, row->bytes_per_token, &ns[done]);
     }
-    bench_tokens_summarise(&row->reading, ns, n);
+    bench_tokens_summarise(&row->reading, ns, done);
     free(ns);
     reader_close(reader);
 }
