@@ -34,10 +34,11 @@ struct drllm_threads {
     pthreadpool_t pools[MAX_LEVELS]; /* of count, count / 2 .. threads; past the last one the caller is alone */
     size_t n_levels;
     unsigned count;
-    size_t level;                /* of the pool in use */
-    uint64_t window_ns, lost_ns; /* time in regions, and the part of it that was waiting */
-    uint64_t retry_ns, hold_ns;  /* when to try the larger pool again, and how long after the next failure */
-    bool rising;                 /* the pool in use is one that is tried again, not judged yet */
+    size_t level;                  /* of the pool in use */
+    uint64_t window_ns, waited_ns; /* time in regions, and the part of it in which the caller waited */
+    uint64_t lost_ns;              /* the waiting that is somebody's fault */
+    uint64_t retry_ns, hold_ns;    /* when to try the larger pool again, and how long after the next failure */
+    bool rising;                   /* the pool in use is one that is tried again, not judged yet */
 };
 
 static void *wait_for_gate(void *gate) {
@@ -146,11 +147,13 @@ static void run_watched(void *context, size_t worker, size_t index) {
 static void start_window(struct drllm_threads *threads, size_t level) {
     threads->level = level;
     threads->window_ns = 0;
+    threads->waited_ns = 0;
     threads->lost_ns = 0;
 }
 
 /* A region that began at start_ns is over. Waiting twice as long as the caller's longest task, and as a wake-up takes, is
- * nobody's fault; nor is what long and unequal tasks bring with them. */
+ * nobody's fault; nor is what long and unequal tasks bring with them. But a caller that waits for longer than it works would be
+ * as quick with half as many threads, whatever the reason: others may take a while to come each time. */
 static void look_back(struct drllm_threads *threads, const struct watched *watched, uint64_t start_ns) {
     const uint64_t now = drllm_clock_ns();
     const uint64_t waited = now - watched->end_ns;
@@ -159,11 +162,12 @@ static void look_back(struct drllm_threads *threads, const struct watched *watch
     }
     const uint64_t tolerated = TOLERATED_NS + 2 * watched->longest_ns;
     threads->window_ns += now - start_ns;
+    threads->waited_ns += waited;
     threads->lost_ns += waited > tolerated ? waited : 0;
     if (threads->window_ns < WINDOW_NS) {
         return;
     }
-    if (threads->lost_ns * 4 > threads->window_ns) {
+    if (threads->lost_ns * 4 > threads->window_ns || threads->waited_ns * 2 > threads->window_ns) {
         threads->retry_ns = now + threads->hold_ns;
         threads->hold_ns = threads->hold_ns * 2 < longest_hold_ns ? threads->hold_ns * 2 : longest_hold_ns;
         threads->rising = false;

@@ -285,6 +285,40 @@ static void test_threads_held_up(void **state) {
     drllm_threads_destroy(threads);
 }
 
+/* The other thread takes four times as long as the caller, but never so long that it must have been put aside. */
+static void be_late(void *context, size_t worker, size_t index) {
+    atomic_size_t *worker_of_task_1 = context;
+    const uint64_t start = drllm_clock_ns();
+    if (index == 1) {
+        atomic_store(worker_of_task_1, worker);
+    }
+    while ((index == 0 || worker != 0) && drllm_clock_ns() - start < (index == 0 ? 20000u : 80000u)) {
+    }
+}
+
+static void test_threads_always_late(void **state) {
+    (void)state;
+    struct drllm_threads *threads = drllm_threads_create(2);
+    assert_non_null(threads);
+    if (drllm_threads_count(threads) == 1) {
+        drllm_threads_destroy(threads);
+        skip();
+    }
+    size_t n_shared = 0, n_alone = 0; /* the latter in a row, once it is known that the other thread comes at all */
+    for (size_t i = 0; i < 20000 && n_alone < 100; i++) {
+        atomic_size_t worker_of_task_1 = 0;
+        drllm_threads_run(threads, be_late, &worker_of_task_1, 2);
+        n_shared += worker_of_task_1 != 0;
+        n_alone = worker_of_task_1 == 0 && n_shared >= 100 ? n_alone + 1 : 0;
+    }
+    if (n_shared < 100) {
+        drllm_threads_destroy(threads);
+        skip(); /* others have the cores */
+    }
+    assert_int_equal(n_alone, 100);
+    drllm_threads_destroy(threads);
+}
+
 static void test_no_threads(void **state) {
     (void)state;
     assert_int_equal(drllm_threads_count(NULL), 1);
@@ -552,6 +586,7 @@ int drllm_test_platform(void) {
         cmocka_unit_test(test_default_threads),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_threads_held_up),
+        cmocka_unit_test(test_threads_always_late),
         cmocka_unit_test(test_no_threads),
         cmocka_unit_test(test_many_pools),
         cmocka_unit_test(test_threads_fail),

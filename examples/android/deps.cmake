@@ -23,12 +23,12 @@ drllm_source(pthreadpool https://github.com/Maratyszcza/pthreadpool.git 560c60d3
 drllm_source(cpuinfo https://github.com/pytorch/cpuinfo.git 877328f188a3c7d1fa855871a278eb48d530c4c0)
 drllm_source(utf8proc https://github.com/JuliaStrings/utf8proc.git 1cb28a66ca79a0845e99433fd1056257456cef8b)
 
-# Workers spin 2000 times instead of a million before they sleep: a phone's other programs want the cores, too, and its battery
+# Workers spin 50,000 times instead of a million before they sleep: a phone's other programs want the cores, too, and its battery
 # lasts. A constant of the source, with no option.
 set(spin ${pthreadpool_source}/src/threadpool-common.h)
 file(READ ${spin} text)
-string(REPLACE "PTHREADPOOL_SPIN_WAIT_ITERATIONS 1000000" "PTHREADPOOL_SPIN_WAIT_ITERATIONS 2000" patched "${text}")
-if(NOT patched MATCHES "PTHREADPOOL_SPIN_WAIT_ITERATIONS 2000")
+string(REPLACE "PTHREADPOOL_SPIN_WAIT_ITERATIONS 1000000" "PTHREADPOOL_SPIN_WAIT_ITERATIONS 50000" patched "${text}")
+if(NOT patched MATCHES "PTHREADPOOL_SPIN_WAIT_ITERATIONS 50000")
     message(FATAL_ERROR "pthreadpool's spin count is not where it was")
 endif()
 if(NOT patched STREQUAL text)
