@@ -23,7 +23,7 @@
 enum {
     MAX_THREADS = 1024,
     MAX_LEVELS = 10,              /* of 1024, 512 .. 2 threads */
-    WINDOW_NS = 20 * 1000 * 1000, /* of work, that the waiting is a share of */
+    WINDOW_NS = 10 * 1000 * 1000, /* of work, that the waiting is a share of */
     TOLERATED_NS = 100 * 1000,    /* of waiting a region, which a wake-up may take */
     SHORTEST_HOLD_NS = 1000 * 1000 * 1000,
     LONGEST_NS = 500 * 1000 * 1000, /* of a region that is judged */
@@ -38,6 +38,7 @@ struct drllm_threads {
     uint64_t window_ns, waited_ns; /* time in regions, and the part of it in which the caller waited */
     uint64_t lost_ns;              /* the waiting that is somebody's fault */
     uint64_t retry_ns, hold_ns;    /* when to try the larger pool again, and how long after the next failure */
+    bool suspected;                /* the last window was a bad one; a machine may hold up anybody once */
     bool rising;                   /* the pool in use is one that is tried again, not judged yet */
 };
 
@@ -167,7 +168,14 @@ static void look_back(struct drllm_threads *threads, const struct watched *watch
     if (threads->window_ns < WINDOW_NS) {
         return;
     }
-    if (threads->lost_ns * 4 > threads->window_ns || threads->waited_ns * 2 > threads->window_ns) {
+    const bool is_bad = threads->lost_ns * 4 > threads->window_ns || threads->waited_ns * 2 > threads->window_ns;
+    if (is_bad && !threads->suspected && !threads->rising) {
+        threads->suspected = true;
+        start_window(threads, threads->level);
+        return;
+    }
+    threads->suspected = false;
+    if (is_bad) {
         threads->retry_ns = now + threads->hold_ns;
         threads->hold_ns = threads->hold_ns * 2 < longest_hold_ns ? threads->hold_ns * 2 : longest_hold_ns;
         threads->rising = false;
