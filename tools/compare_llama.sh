@@ -1,25 +1,27 @@
 #!/usr/bin/env bash
 # Measure drllm beside llama.cpp on the same files, in turn, and print medians and ratios.
 #
-# usage: compare_llama.sh PEER [-v VARIANT] [-M MASK] [-k CACHE] [-n ROUNDS] MODEL.gguf...
+# usage: compare_llama.sh PEER [-v VARIANT] [-M MASK] [-k CACHE] [-b OPTIONS] [-n ROUNDS] MODEL.gguf...
 #   PEER     a script that runs `llama-bench`: PEER [-v VARIANT] MODEL... -- OPTIONS. It keeps llama.cpp in a tree under
 #            ${PEER_ROOT:-~/.cache/llama-peer}, which is also used for load time and memory.
 #   VARIANT  llama.cpp's CPU backend, e.g. haswell (AVX2); default: what it picks
 #   MASK     drllm's --cpu-mask, e.g. x86-avx2; default: all
+#   OPTIONS  what both measure, in words that both know (default: -p 512 -n 128 -t 1,2 -r 3)
 #   CACHE    drllm's --kv, e.g. q8_0; default: f16, which is what llama.cpp uses
 # Needs root (the tree is a chroot) and GNU time. The files are measured in turn, A B A B ..., because the speed of a shared
 # machine drifts; a ratio is that of the medians, its range that of the rounds.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 drllm=${DRLLM:-$here/build/drllm}
-peer=${1:?usage: compare_llama.sh PEER [-v VARIANT] [-M MASK] [-k CACHE] [-n ROUNDS] MODEL.gguf...}
+peer=${1:?usage: compare_llama.sh PEER [-v VARIANT] [-M MASK] [-k CACHE] [-b OPTIONS] [-n ROUNDS] MODEL.gguf...}
 shift
-variant='' mask=all cache=f16 rounds=3
-while getopts v:M:k:n: option; do
+variant='' mask=all cache=f16 rounds=3 bench='-p 512 -n 128 -t 1,2 -r 3'
+while getopts v:M:k:b:n: option; do
     case $option in
         v) variant=$OPTARG ;;
         M) mask=$OPTARG ;;
         k) cache=$OPTARG ;;
+        b) bench=$OPTARG ;;
         n) rounds=$OPTARG ;;
         *) exit 2 ;;
     esac
@@ -44,9 +46,10 @@ for model; do
     name=$(basename "$model" .gguf)
     for ((round = 1; round <= rounds; round++)); do
         echo "$name: round $round of $rounds" >&2
-        measure "ours.$name.$round" "$drllm" bench -m "$model" --cpu-mask "$mask" --kv "$cache" -p 512 -n 128 \
-            -t 1,2 -r 3 -o json
-        measure "theirs.$name.$round" "$peer" ${variant:+-v "$variant"} "$model" -- -p 512 -n 128 -t 1,2 -r 3 -o json
+        # shellcheck disable=SC2086 # options are words
+        measure "ours.$name.$round" "$drllm" bench -m "$model" --cpu-mask "$mask" --kv "$cache" $bench -o json
+        # shellcheck disable=SC2086
+        measure "theirs.$name.$round" "$peer" ${variant:+-v "$variant"} "$model" -- $bench -o json
         # Open to ready and peak memory of a program that answers one token in a context of 2048, three times: a virtual
         # machine may have to get its memory back from its host first.
         for ((again = 1; again <= 3; again++)); do
