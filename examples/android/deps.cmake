@@ -27,8 +27,8 @@ drllm_source(utf8proc https://github.com/JuliaStrings/utf8proc.git 1cb28a66ca79a
 # lasts. A constant of the source, with no option.
 set(spin ${pthreadpool_source}/src/threadpool-common.h)
 file(READ ${spin} text)
-string(REPLACE "PTHREADPOOL_SPIN_WAIT_ITERATIONS 1000000" "PTHREADPOOL_SPIN_WAIT_ITERATIONS 50000" patched "${text}")
-if(NOT patched MATCHES "PTHREADPOOL_SPIN_WAIT_ITERATIONS 50000")
+string(REGEX REPLACE "(define PTHREADPOOL_SPIN_WAIT_ITERATIONS) [0-9]+" "\\1 50000" patched "${text}")
+if(NOT patched MATCHES "define PTHREADPOOL_SPIN_WAIT_ITERATIONS 50000\n")
     message(FATAL_ERROR "pthreadpool's spin count is not where it was")
 endif()
 if(NOT patched STREQUAL text)
