@@ -25,7 +25,7 @@ enum {
     MAX_LEVELS = 10,              /* of 1024, 512 .. 2 threads */
     WINDOW_NS = 10 * 1000 * 1000, /* of work, that the waiting is a share of */
     TOLERATED_NS = 100 * 1000,    /* of waiting a region, which a wake-up may take */
-    SHORTEST_HOLD_NS = 1000 * 1000 * 1000,
+    SHORTEST_HOLD_NS = 500 * 1000 * 1000,
     LONGEST_NS = 500 * 1000 * 1000, /* of a region that is judged */
 };
 static const uint64_t longest_hold_ns = 4000u * 1000 * 1000;
@@ -184,7 +184,7 @@ static void look_back(struct drllm_threads *threads, const struct watched *watch
     }
     if (threads->rising) { /* it is good again: on to the next larger one */
         threads->rising = false;
-        threads->hold_ns = SHORTEST_HOLD_NS;
+        threads->hold_ns = threads->hold_ns / 2 > SHORTEST_HOLD_NS ? threads->hold_ns / 2 : (uint64_t)SHORTEST_HOLD_NS;
         threads->retry_ns = now;
     }
     start_window(threads, threads->level);
