@@ -88,17 +88,22 @@ double reader_read(struct reader *reader, double bytes, uint64_t *ns) {
     return (double)words * sizeof *reader->words;
 }
 
-double measure_bandwidth(unsigned n_threads) {
-    struct reader *reader = reader_open(n_threads);
+double reader_bandwidth(struct reader *reader) {
     double best = 0.0;
     uint64_t check = 0;
-    for (int pass = 0; reader != NULL && pass < PASSES; pass++) {
+    for (int pass = 0; pass < PASSES; pass++) {
         uint64_t ns;
         const double bytes = reader_read(reader, BUFFER_WORDS * sizeof *reader->words, &ns);
         const double rate = ns == 0 ? 0.0 : bytes * 1e9 / (double)ns;
         best = rate > best ? rate : best;
         check += reader->sums[pass];
     }
-    reader_close(reader);
     return check == 0 ? 0.0 : best; /* the sums are used, so no compiler may leave them out */
+}
+
+double measure_bandwidth(unsigned n_threads) {
+    struct reader *reader = reader_open(n_threads);
+    const double bandwidth = reader != NULL ? reader_bandwidth(reader) : 0.0;
+    reader_close(reader);
+    return bandwidth;
 }

@@ -2,8 +2,6 @@
 #ifndef DRLLM_TOOLS_BANDWIDTH_H
 #define DRLLM_TOOLS_BANDWIDTH_H
 
-#include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 /* Memory that no cache holds, and threads that read it. */
@@ -15,7 +13,10 @@ void reader_close(struct reader *reader); /* NULL: nothing */
 /* The threads together read so many bytes, but for less than 128. Returns how many; *ns is the time. */
 double reader_read(struct reader *reader, double bytes, uint64_t *ns);
 
-/* Bytes a second, the best of several passes; 0 when it could not be measured. */
+/* Bytes a second, the best of several passes. */
+double reader_bandwidth(struct reader *reader);
+
+/* The same of a reader of its own; 0 when it could not be measured. */
 double measure_bandwidth(unsigned n_threads);
 
 #endif

@@ -260,29 +260,11 @@ static int bench_shape(struct bench *bench, const char *shape) {
     return exit_code;
 }
 
-/* After the models are closed: the buffer must not count as their memory. */
-static void add_bandwidth(const struct bench *bench) {
-    for (size_t t = 0; t < bench->options->threads.count && !interrupt_seen(); t++) {
-        const unsigned n_threads = (unsigned)bench->options->threads.items[t];
-        const double bandwidth = measure_bandwidth(n_threads);
-        fprintf(stderr, "memory, %u threads: %.1f GB/s read\n", n_threads, bandwidth / 1e9);
-        for (size_t i = 0; i < bench->n_rows; i++) {
-            if (bench->rows[i].n_threads == n_threads) {
-                bench->rows[i].bandwidth = bandwidth;
-            }
-        }
-    }
-}
-
 /* What tokens would take if a machine did nothing but read: what of their lateness is not the program's. */
-static void measure_reading(struct row *row) {
+static void measure_reading(struct reader *reader, struct row *row) {
     const double most_ms = 5000.0;
     size_t n = row->tokens.n;
     n = row->tokens.total > most_ms ? (size_t)((double)n * most_ms / row->tokens.total) + 1 : n;
-    struct reader *reader = reader_open(row->n_threads);
-    if (reader == NULL) {
-        return;
-    }
     uint64_t *ns = allocate(n, sizeof *ns);
     size_t done = 0;
     for (; done < n && !interrupt_seen(); done++) {
@@ -290,14 +272,26 @@ static void measure_reading(struct row *row) {
     }
     bench_tokens_summarise(&row->reading, ns, done);
     free(ns);
-    reader_close(reader);
 }
 
-static void add_readings(const struct bench *bench) {
-    for (size_t i = 0; i < bench->n_rows && !interrupt_seen(); i++) {
-        if (bench->rows[i].tokens.n != 0) {
-            measure_reading(&bench->rows[i]);
+/* After the models are closed: the buffer must not count as their memory. */
+static void measure_memory(const struct bench *bench) {
+    for (size_t t = 0; t < bench->options->threads.count && !interrupt_seen(); t++) {
+        const unsigned n_threads = (unsigned)bench->options->threads.items[t];
+        struct reader *reader = reader_open(n_threads);
+        const double bandwidth = reader != NULL ? reader_bandwidth(reader) : 0.0;
+        fprintf(stderr, "memory, %u threads: %.1f GB/s read\n", n_threads, bandwidth / 1e9);
+        for (size_t i = 0; i < bench->n_rows && !interrupt_seen(); i++) {
+            struct row *row = &bench->rows[i];
+            if (row->n_threads != n_threads) {
+                continue;
+            }
+            row->bandwidth = bandwidth;
+            if (reader != NULL && row->tokens.n != 0) {
+                measure_reading(reader, row);
+            }
         }
+        reader_close(reader);
     }
 }
 
@@ -318,8 +312,7 @@ static int run(struct bench *bench) {
         exit_code = usage_error(bench->command, "-p 0 and -n 0 leave nothing to measure");
     }
     if (exit_code == TOOL_OK) {
-        add_bandwidth(bench);
-        add_readings(bench);
+        measure_memory(bench);
         exit_code = interrupt_seen() ? TOOL_INTERRUPTED : bench_print(bench);
     }
     return exit_code;

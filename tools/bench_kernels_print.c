@@ -4,6 +4,7 @@
 #include "tools/bench_kernels.h"
 #include "tools/json.h"
 
+#include <math.h>
 #include <string.h>
 
 static const char *const class_names[N_KERNEL_CLASSES] = {"q, output", "k, v", "gate, up", "down", "head"};
@@ -262,7 +263,7 @@ static void print_md(const struct kernel_bench *bench) {
 /* ---- JSON and CSV ---- */
 
 static void add_share(cJSON *json, const char *key, double part, double whole) {
-    cJSON_AddItemToObject(json, key, whole > 0.0 ? cJSON_CreateNumber(part / whole) : cJSON_CreateNull());
+    json_add_number(json, key, whole > 0.0 ? part / whole : NAN);
 }
 
 static cJSON *result_json(const struct kernel_result *result) {

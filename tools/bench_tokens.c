@@ -73,11 +73,7 @@ void bench_tokens_add_json(cJSON *json, const char *what, const struct bench_tok
     cJSON *bins = cJSON_AddArrayToObject(json, key);
     for (size_t bin = 0; any && bin < BENCH_LATENESS_BINS; bin++) {
         cJSON *item = cJSON_CreateObject();
-        if (bin + 1 < BENCH_LATENESS_BINS) {
-            cJSON_AddNumberToObject(item, "below_ms", bench_lateness_ms[bin]);
-        } else {
-            cJSON_AddNullToObject(item, "below_ms");
-        }
+        json_add_number(item, "below_ms", bench_lateness_ms[bin]);
         cJSON_AddNumberToObject(item, "count", (double)tokens->late[bin]);
         cJSON_AddItemToArray(bins, item);
     }

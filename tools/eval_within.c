@@ -1,5 +1,8 @@
 #include "tools/eval_within.h"
 
+#include "tools/json.h"
+
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -171,9 +174,7 @@ cJSON *within_json(const struct eval_results *results, const struct questions *l
         cJSON_AddNumberToObject(json, "own", part_accuracy(results, run, own, task));
         cJSON_AddNumberToObject(json, "best", best_accuracy(results, run, task));
         cJSON_AddNumberToObject(json, "oracle", oracle_accuracy(results, run, task));
-        cJSON_AddItemToObject(json, "routed",
-                              routed != NULL ? cJSON_CreateNumber(part_accuracy(results, routed, 0, task))
-                                             : cJSON_CreateNull());
+        json_add_number(json, "routed", routed != NULL ? part_accuracy(results, routed, 0, task) : NAN);
         cJSON_AddItemToArray(list, json);
     }
     return list;
