@@ -169,13 +169,9 @@ static void look_back(struct drllm_threads *threads, const struct watched *watch
         return;
     }
     const bool is_bad = threads->lost_ns * 4 > threads->window_ns || threads->waited_ns * 2 > threads->window_ns;
-    if (is_bad && !threads->suspected && !threads->rising) {
-        threads->suspected = true;
-        start_window(threads, threads->level);
-        return;
-    }
-    threads->suspected = false;
-    if (is_bad) {
+    const bool falls = is_bad && (threads->suspected || threads->rising);
+    threads->suspected = is_bad && !falls;
+    if (falls) {
         threads->retry_ns = now + threads->hold_ns;
         threads->hold_ns = threads->hold_ns * 2 < longest_hold_ns ? threads->hold_ns * 2 : longest_hold_ns;
         threads->rising = false;

@@ -165,15 +165,17 @@ INLINE void quantize_group(const float *x, size_t size, int8_t *q, float *scale,
     *ssum = d * (float)*sum;
 }
 
+INLINE void quantize_groups(const float *x, size_t n, size_t size, int8_t *q, float *scale, int32_t *sum, float *ssum) {
+    for (size_t g = 0; g < n / size; g++) {
+        quantize_group(x + g * size, size, q + g * size, &scale[g], &sum[g], &ssum[g]);
+    }
+}
+
 static void quantize_q8(const float *x, size_t n, size_t group, int8_t *q, float *scale, int32_t *sum, float *ssum) {
     if (group == DRLLM_GROUP) {
-        for (size_t g = 0; g < n / DRLLM_GROUP; g++) {
-            quantize_group(x + g * DRLLM_GROUP, DRLLM_GROUP, q + g * DRLLM_GROUP, &scale[g], &sum[g], &ssum[g]);
-        }
-        return;
-    }
-    for (size_t g = 0; g < n / group; g++) {
-        quantize_group(x + g * group, group, q + g * group, &scale[g], &sum[g], &ssum[g]);
+        quantize_groups(x, n, DRLLM_GROUP, q, scale, sum, ssum);
+    } else {
+        quantize_groups(x, n, group, q, scale, sum, ssum);
     }
 }
 
