@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- Files ---- */
@@ -72,6 +73,13 @@ size_t cli_count_files(const char *name_begin) {
     }
     closedir(directory);
     return n;
+}
+
+void cli_wait_for_file(const char *path, unsigned seconds) {
+    const struct timespec moment = {.tv_nsec = 1000000};
+    for (size_t i = 0; access(path, F_OK) != 0 && i < 1000 * (size_t)seconds; i++) {
+        nanosleep(&moment, NULL);
+    }
 }
 
 void cli_write_model(const char *path, const struct tiny_options *options, const char *name, bool has_chat_template) {

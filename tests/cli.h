@@ -28,6 +28,8 @@ void cli_write(const char *path, const void *data, size_t size);
 char *cli_read(const char *path, size_t *size);
 /* Files in the folder whose names begin so. */
 size_t cli_count_files(const char *name_begin);
+/* Until it is there; gives up after so many seconds, since what should write it may have failed. */
+void cli_wait_for_file(const char *path, unsigned seconds);
 
 void cli_write_model(const char *path, const struct tiny_options *options, const char *name, bool has_chat_template);
 /* A model whose answers are known: a..y are followed by the next letter and z by the end; a line end is followed by ABC

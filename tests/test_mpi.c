@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { N_TASKS = 4, N_QUESTIONS = 64 };
@@ -151,16 +150,13 @@ static void test_failing_rank(void **state) {
 
 static void test_stopped(void **state) {
     (void)state;
-    const struct timespec moment = {.tv_nsec = 1000000};
     char path[CLI_PATH_BYTES];
     require_mpi();
     const char *const *arguments =
         ARGUMENTS(OPTIONS_OF(out), "--per", "example", "--method", "tree", "--simulations", "1000000", "-t", "1");
     cli_path("out.jsonl.rank-2-of-2.state", path);
     const pid_t pid = start_ranks(arguments);
-    for (size_t i = 0; access(path, F_OK) != 0 && i < 60000; i++) { /* mpirun may have failed */
-        nanosleep(&moment, NULL);
-    }
+    cli_wait_for_file(path, 60);
     kill(pid, SIGINT);
     struct cli_outcome outcome = cli_finish(pid, printed());
     assert_int_not_equal(outcome.code, 0);

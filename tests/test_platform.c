@@ -271,14 +271,20 @@ static bool caller_comes_to_be_alone(struct drllm_threads *threads, bool alone, 
     return false;
 }
 
-static void test_threads_held_up(void **state) {
-    (void)state;
-    struct drllm_threads *threads = drllm_threads_create(4);
+/* Skips the test where there is only the serial shim. */
+static struct drllm_threads *create_workers(unsigned n) {
+    struct drllm_threads *threads = drllm_threads_create(n);
     assert_non_null(threads);
     if (drllm_threads_count(threads) == 1) {
         drllm_threads_destroy(threads);
         skip();
     }
+    return threads;
+}
+
+static void test_threads_held_up(void **state) {
+    (void)state;
+    struct drllm_threads *threads = create_workers(4);
     assert_true(caller_comes_to_be_alone(threads, false, 50));
     assert_true(caller_comes_to_be_alone(threads, true, 50));
     assert_true(caller_comes_to_be_alone(threads, false, 50));
@@ -298,12 +304,7 @@ static void be_late(void *context, size_t worker, size_t index) {
 
 static void test_threads_always_late(void **state) {
     (void)state;
-    struct drllm_threads *threads = drllm_threads_create(2);
-    assert_non_null(threads);
-    if (drllm_threads_count(threads) == 1) {
-        drllm_threads_destroy(threads);
-        skip();
-    }
+    struct drllm_threads *threads = create_workers(2);
     size_t n_shared = 0, n_alone = 0; /* the latter in a row, once it is known that the other thread comes at all */
     for (size_t i = 0; i < 20000 && n_alone < 100; i++) {
         atomic_size_t worker_of_task_1 = 0;

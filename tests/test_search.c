@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -822,7 +821,6 @@ static void test_resumed(void **state) {
 static void test_interrupted(void **state) {
     (void)state;
     char out[CLI_PATH_BYTES], path[CLI_PATH_BYTES], printed[CLI_PATH_BYTES], whole[CLI_PATH_BYTES];
-    const struct timespec moment = {.tv_nsec = 1000000};
     cli_require_program();
     cli_path("stopped.jsonl", out);
     cli_path("stopped.jsonl.state", path);
@@ -830,9 +828,7 @@ static void test_interrupted(void **state) {
     const pid_t pid = cli_start(NULL, printed, -1,
                                 ARGUMENTS("search", "-m", model, "-d", data, "-o", out, "--per", "example", "--method",
                                           "tree", "--simulations", "1000000", "-t", "1"));
-    for (size_t i = 0; access(path, F_OK) != 0 && i < 120000; i++) {
-        nanosleep(&moment, NULL);
-    }
+    cli_wait_for_file(path, 120);
     kill(pid, SIGINT);
     struct cli_outcome outcome = cli_finish(pid, printed);
     cli_expect_code(&outcome, 130);

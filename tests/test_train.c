@@ -792,19 +792,15 @@ static void test_bad_lines(void **state) {
 static void test_interrupted(void **state) {
     (void)state;
     char out[CLI_PATH_BYTES], features[CLI_PATH_BYTES], printed[CLI_PATH_BYTES];
-    const struct timespec moment = {.tv_nsec = 20000000};
+    const struct timespec into_training = {.tv_nsec = 200000000};
     cli_require_program();
     cli_path("stopped.gguf", out);
     cli_path("stopped.gguf.features", features);
     cli_path("printed", printed);
     const pid_t pid = cli_start(
         NULL, printed, -1, ARGUMENTS("train", "-m", model, "-l", labels, "-o", out, "--epochs", "10000", "-t", "1"));
-    for (size_t i = 0; access(features, F_OK) != 0 && i < 6000; i++) {
-        nanosleep(&moment, NULL);
-    }
-    for (size_t i = 0; i < 10; i++) {
-        nanosleep(&moment, NULL);
-    }
+    cli_wait_for_file(features, 120);
+    nanosleep(&into_training, NULL);
     kill(pid, SIGINT);
     struct cli_outcome outcome = cli_finish(pid, printed);
     cli_expect_code(&outcome, 130);
